@@ -8,7 +8,15 @@ from importlib import import_module
 
 from crosstask.commands.shared.command_docs import command_names, overview
 from crosstask.commands.shared.config_names import configs_folder, with_config_paths
-from crosstask.commands.shared.errors import is_rejection, is_termination, sentence
+from crosstask.commands.shared.errors import (
+    drop_output,
+    end_on_sigterm,
+    is_disk_fault,
+    is_rejection,
+    is_termination,
+    reader_has_ended,
+    sentence,
+)
 from crosstask.commands.shared.library_messages import show_hidden_characters, silence_libraries
 from crosstask.commands.shared.quick_imports import without_collections
 from crosstask.commands.shared.static_help import static_help
@@ -46,11 +54,14 @@ def main(args: Sequence[str] | None = None) -> None:
 def program() -> None:
     """The program: settings that it rejects are reported in a sentence, without a traceback."""
     show_hidden_characters()
+    end_on_sigterm()
     try:
         main()
+        sys.stdout.flush()  # at the interpreter's exit, a full disk would be an error without a sentence
     except SystemExit as error:
         if not is_termination(error):
             raise
+        print("crosstask: terminated", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
     except KeyboardInterrupt:
         if os.environ.get("CROSSTASK_TRACEBACK"):
@@ -58,6 +69,11 @@ def program() -> None:
         print("crosstask: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_has_ended():  # e.g. `crosstask describe | head`
+            drop_output()
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        if is_disk_fault(error):
+            drop_output()
         if os.environ.get("CROSSTASK_TRACEBACK") or not is_rejection(error):
             raise
         raise SystemExit(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import require_new
+from ..datamodules.whole_files import require_new, whole_folder
 from .shared.function_command import run_function
 
 
@@ -70,9 +70,11 @@ def export_checkpoint(
         raise ValueError(f"export takes two paths, a checkpoint and the folder to write, got {paths}")
     checkpoint, folder = map(expanded, paths)
     require_new(folder)
-    write_checkpoint_folder(checkpoint, folder, tokenizer=tokenizer, dtype=dtype, adapters=adapters)
+    with whole_folder(folder) as partial:
+        write_checkpoint_folder(checkpoint, partial, tokenizer=tokenizer, dtype=dtype, adapters=adapters)
+        if push is not None:
+            write_card(checkpoint, partial, push, licence, None if run is None else expanded(run))
     if push is not None:
-        write_card(checkpoint, folder, push, licence, None if run is None else expanded(run))
         publish(folder, push, private=private, dry_run=dry_run)
 
 

@@ -11,7 +11,7 @@ Example:
 from collections.abc import Sequence
 
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import require_new
+from ..datamodules.whole_files import require_new, whole_folder
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 
@@ -60,6 +60,7 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     assert isinstance(module, InstructionOptimizationModule)
     kept = extras.get("callbacks", {}).get(InstructionAnalysis.__qualname__, {})
     states = instruction_states(module, data, kept.get("initial"), tokens)
-    write_analysis(states, target, step=extras["global_step"], categories=categories)
-    draw_curves(kept.get("curves", {}), target)
+    with whole_folder(target) as partial:
+        write_analysis(states, partial, step=extras["global_step"], categories=categories)
+        draw_curves(kept.get("curves", {}), partial)
     print(f"map and distances of learned instructions: {folder}")

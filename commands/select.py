@@ -205,8 +205,12 @@ def write_selection(
         "untested": untested,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "selection.json", json.dumps(selection, indent=1))
     write_choices(folder / "choices.jsonl", sampled, scored)
+    try:
+        write_whole(folder / "selection.json", json.dumps(selection, indent=1))
+    except BaseException:
+        (folder / "choices.jsonl").unlink()  # half a result would keep the command from running again
+        raise
     print_table(table, means, remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])
 
 

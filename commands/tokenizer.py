@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.benchmarks.own_data.file_tasks import as_benchmark
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import require_new
+from ..datamodules.whole_files import require_new, whole_folder
 from .shared.function_command import run_function
 
 
@@ -35,7 +35,9 @@ def train_tokenizer(
 
     target = expanded(folder)
     require_new(target)
-    write_bpe(_texts(as_benchmark(benchmark)), target, vocabulary=vocabulary, longest=longest, sentinels=sentinels)
+    texts = _texts(as_benchmark(benchmark))
+    with whole_folder(target) as partial:
+        write_bpe(texts, partial, vocabulary=vocabulary, longest=longest, sentinels=sentinels)
 
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:

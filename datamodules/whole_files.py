@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,32 @@ def whole_file(path: Path) -> Iterator[TextIO]:
             sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside a path, which gets that path once it is complete, and is removed if it is not.
+
+    Args:
+        path: Where the folder is to appear; nothing is there, or an empty folder.
+
+    Raises:
+        OSError: It cannot be written; the error names the file or the folder.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir()
+            yield partial
+            if path.is_dir():  # it may be a mounted one, which cannot be replaced
+                for child in partial.iterdir():
+                    shutil.move(child, path / child.name)
+            else:
+                partial.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

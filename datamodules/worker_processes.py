@@ -3,11 +3,14 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 
 def end_with_parent() -> None:
@@ -20,6 +23,24 @@ def end_with_parent() -> None:
     assert parent is not None, "only a process of multiprocessing has a parent to end with"
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def run_command(command: Sequence[str], **options: Any) -> int:
+    """Run a command to its end and return its exit status; it ends with this process, however that ends.
+
+    If this process is interrupted or terminated, the command receives SIGTERM and may write its checkpoint first.
+
+    Args:
+        command: Program and words.
+        options: Of ``subprocess.Popen``, such as its streams.
+    """
+    with subprocess.Popen(command, preexec_fn=end_when_parent_dies, **options) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
 
 
 def end_when_parent_dies() -> None:

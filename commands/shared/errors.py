@@ -1,6 +1,10 @@
 """Errors that are shown to users as a sentence, without a traceback."""
 
+import contextlib
 import errno
+import os
+import select
+import signal
 import sys
 import traceback
 
@@ -60,8 +64,44 @@ def sentence(error: Exception) -> str:
     return f"{where}{system.strerror}{WAYS_OUT.get(system.errno or 0, '')}"
 
 
+class TerminationError(SystemExit):
+    """SIGTERM, raised where the program is, so that half-written files are removed."""
+
+
+def end_on_sigterm() -> None:
+    """Have SIGTERM end this process as an error does; the system's own way leaves half-written files."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what takes too long
+        raise TerminationError(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def reader_has_ended() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no poll, or no file
+        return False
+    return any(events & select.POLLERR for _, events in output.poll(0))
+
+
+def drop_output() -> None:
+    """Discard what standard output still holds: the interpreter would try to write it again at its exit."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: closed, or no file
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def is_termination(error: SystemExit) -> bool:
-    """Whether Lightning ends the program on SIGTERM; its exit status would be 0."""
+    """Whether SIGTERM ends the program, by itself or through Lightning, whose exit status would be 0."""
+    if isinstance(error, TerminationError):
+        return True
     if "lightning" not in sys.modules:
         return False
     from lightning.pytorch.utilities.exceptions import SIGTERMException

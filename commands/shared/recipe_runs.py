@@ -20,7 +20,7 @@ from ...datamodules.file_digests import tree_digest
 from ...datamodules.messages import expanded
 from ...datamodules.record_fields import number_field
 from ...datamodules.whole_files import write_whole
-from ...datamodules.worker_processes import end_when_parent_dies
+from ...datamodules.worker_processes import run_command
 from .config_names import composed_settings, merged, read_settings
 
 INPUTS = "inputs.json"
@@ -150,9 +150,12 @@ def _fit(settings: Mapping[str, Any], folder: Path) -> None:
     write_whole(folder / INPUTS, json.dumps(run_inputs(settings), indent=1))
     write_whole(folder / "recipe.yaml", yaml.safe_dump(settings))
     command = [sys.executable, "-m", "crosstask.cli", "fit", "--config", str(folder / "recipe.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=end_when_parent_dies)
-    if done.returncode:
-        raise ValueError(f"the run in {folder} failed:\n{done.stderr[-2000:]}")
+    log = folder / "fit.log"
+    with open(log, "w", encoding="utf-8") as file:
+        status = run_command(command, stdout=file, stderr=subprocess.STDOUT)
+    if status:
+        end = log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        raise ValueError(f"the run in {folder} failed ({log}):\n{end}")
 
 
 def _last(folder: Path, metric: str) -> float:

@@ -15,7 +15,7 @@ from ...callbacks.report.predictions import find_predictions
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import nearest, some
 from ...datamodules.whole_files import write_whole
-from ...datamodules.worker_processes import end_when_parent_dies
+from ...datamodules.worker_processes import run_command
 from .config_names import composed_settings, merged
 from .recipe_runs import INPUTS, require_same_settings, run_inputs
 from .sweep_declarations import Sweep, folder_name
@@ -146,11 +146,9 @@ def train_and_evaluate(run: SweepRun) -> None:
         log = run.folder / f"{words[0]}.log"
         with open(log, "a", encoding="utf-8") as file:
             command, before = [sys.executable, "-m", "crosstask.cli", *words], _processor_seconds()
-            done = subprocess.run(
-                command, stdout=file, stderr=subprocess.STDOUT, check=False, preexec_fn=end_when_parent_dies
-            )
+            status = run_command(command, stdout=file, stderr=subprocess.STDOUT)
         _add_cost(run.folder, words[0], _processor_seconds() - before)
-        if done.returncode:
+        if status:
             end = log.read_text(encoding="utf-8", errors="replace")[-1500:].strip()
             raise ValueError(f"`crosstask {words[0]}` failed for {run.folder} ({log}):\n{end}")
     if not run.is_evaluated:

@@ -1,6 +1,8 @@
 """The commands of Lightning's trainer: fit, validate, test and predict."""
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -302,6 +304,8 @@ def run_trainer(words: Sequence[str]) -> TrainerCLI:
         words: fit, validate, test or predict, and the words after it.
     """
     silence_libraries()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning leaves any other handler in place of its own
     return TrainerCLI(words)
 
 

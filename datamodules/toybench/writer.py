@@ -25,6 +25,7 @@ from typing import Any
 
 from ..messages import expanded
 from ..rendering.bpe import write_bpe
+from ..whole_files import naming
 from .families import write_families
 from .tasks import SPLITS, TASKS, ToyTask
 
@@ -68,7 +69,7 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
     if _holds(folder, manifest):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with naming(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         draft = Path(scratch) / "draft"
         _write(draft, instances, seed)
         if families:

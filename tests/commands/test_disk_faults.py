@@ -1,7 +1,10 @@
 """Full disks and folders that cannot be written to: a sentence, an exit status, and nothing lost."""
 
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from signalled_runs import fit_words, write_recipe
 from warm_program import WarmProgram
 
 from crosstask.cli import main
+from crosstask.cli import program as run_program
 
 KIB = 2**10
 
@@ -100,3 +104,57 @@ def test_a_folder_that_cannot_be_written_to_is_named(
         require_sentence(program.run(command, *words[command]), f"{mounted}")
     finally:
         subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+@pytest.mark.parametrize(("command", "named"), [("tokenizer", "vocabulary"), ("export", "huggingface")])
+def test_a_folder_that_a_full_disk_left_out_is_written_by_the_next_run(
+    program: WarmProgram, recipe: Path, toybench: Path, tmp_path: Path, command: str, named: str
+) -> None:
+    """A folder is whole or absent: half of one would be used later, or would keep the command from running again."""
+    checkpoints = tmp_path / "checkpoints"
+    benchmark = ["--benchmark=NaturalInstructions", f"--benchmark.folder={toybench}"]
+    words = [command, *benchmark, f"--folder={tmp_path / named}", "--vocabulary=900"]
+    if command == "export":
+        fit = [*fit_words(recipe, "exported"), f"--trainer.callbacks.init_args.dirpath={checkpoints}"]
+        assert program.run(*fit, "--trainer.max_steps=2").returncode == 0
+        words = [command, str(checkpoints / "last.ckpt"), str(tmp_path / named)]
+    before = sorted(tmp_path.iterdir())
+    require_sentence(program.run(*words, largest=20 * KIB), f"{tmp_path / named}: File too large")
+    assert sorted(tmp_path.iterdir()) == before
+    done = program.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / named / "tokenizer.json").is_file()
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    """Restores the handler, which the program replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_an_output_that_cannot_be_printed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`crosstask describe > file` on a full disk must not end as if the file were whole."""
+    monkeypatch.setattr(sys, "argv", ["crosstask"])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit, match="crosstask: No space left on device; free some space"):
+            run_program()
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_reader_that_has_seen_enough_ends_the_program_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`crosstask describe | head`."""
+    monkeypatch.setattr(sys, "argv", ["crosstask"])
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            run_program()
+    assert ended.value.code == 128 + signal.SIGPIPE
+    assert capsys.readouterr().err == ""

@@ -54,6 +54,41 @@ def test_an_interrupted_command_ends_without_a_traceback(program: WarmProgram, r
     assert "Traceback" not in done.stderr
 
 
+def test_sigterm_removes_what_is_half_written(program: WarmProgram, recipe: Path, tmp_path: Path) -> None:
+    """The system's own way of ending a process leaves hidden folders in a store, which nobody removes."""
+    store = tmp_path / "store"
+    words = ["prepare", "--config", str(recipe), f"--data.cache={store}"]
+    done = interrupted(program, words, signal.SIGTERM, lambda: any(store.glob("[!.]*")))
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[-1] == "crosstask: terminated"
+    assert "Traceback" not in done.stderr
+    assert not list(store.glob(".*"))
+
+
+def test_a_command_that_is_started_ends_first(tmp_path: Path) -> None:
+    """As the training of a sweep, which writes a checkpoint when it is terminated."""
+    code = (
+        "import signal, sys, time\n"
+        "from crosstask.commands.shared.errors import end_on_sigterm\n"
+        "from crosstask.datamodules.worker_processes import run_command\n"
+        "end_on_sigterm()\n"
+        "if len(sys.argv) == 2:\n"
+        "    run_command([sys.executable, __file__, sys.argv[1], 'inner'])\n"
+        "try:\n"
+        "    open(sys.argv[1] + '/begun', 'w').close()\n"
+        "    time.sleep(60)\n"
+        "finally:\n"
+        "    time.sleep(0.5)\n"
+        "    open(sys.argv[1] + '/checkpoint', 'w').close()\n"
+    )
+    (tmp_path / "started.py").write_text(code)
+    running = subprocess.Popen([sys.executable, str(tmp_path / "started.py"), str(tmp_path)])
+    assert within(60, (tmp_path / "begun").is_file), "it has not begun"
+    running.terminate()
+    assert running.wait(timeout=30) == 143
+    assert (tmp_path / "checkpoint").is_file()
+
+
 @pytest.mark.distributed
 def test_the_other_process_ends_with_the_first(recipe: Path, tmp_path: Path) -> None:
     """Lightning starts it as a copy of the first one; it would wait in a collective."""
