@@ -269,7 +269,7 @@ class _Expanded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self.file.readinto(buffer)  # type: ignore[attr-defined]
+        count = self.file.readinto(buffer)
         self.expanded += count
         if self.expanded > self.most:
             raise ValueError(

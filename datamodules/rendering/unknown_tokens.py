@@ -97,9 +97,9 @@ class UnknownCounter:
         before, after = _characters(text), _characters(self.normalizer.normalize_str(text))
         if before == after:
             return 0
-        decoded = _characters(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         # A normalizer that spells bytes as letters changes every text, and the decoder changes it back.
-        return (Counter(before) - Counter(after) & Counter(before) - Counter(decoded)).total()
+        return (Counter(before) - Counter(after) & Counter(before) - Counter(_characters(decoded))).total()
 
     def _count(self, ids: np.ndarray, text: str) -> int:
         unknown = 0 if self.unknown is None else int(np.count_nonzero(ids == self.unknown))
