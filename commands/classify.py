@@ -33,7 +33,9 @@ from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.whole_files import require_new, write_whole
+from ..lightning_modules.devices import number_type, process_device, scorer_type
 from ..lightning_modules.model_digest import model_digest
+from ..lightning_modules.sampling.sample_responses import load_generator
 from ..lightning_modules.scoring.classification import (
     Question,
     distinguishable,
@@ -42,8 +44,6 @@ from ..lightning_modules.scoring.classification import (
     scores_by_scorer,
 )
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
-from ..lightning_modules.scoring.devices import number_type, process_device, scorer_type
-from ..lightning_modules.scoring.sampling import load_generator
 from ..lightning_modules.scoring.score_files import ItemScores, ScoreFiles
 from .shared.function_command import run_function
 from .shared.score_progress import finished_scores, score_progress

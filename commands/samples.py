@@ -29,10 +29,10 @@ from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import write_whole
 from ..lightning_modules.generation.decoding import Decoding
 from ..lightning_modules.model_digest import model_digest
-from ..lightning_modules.scoring.batch_requests import API_DECODINGS, batch_requests
-from ..lightning_modules.scoring.imported_responses import import_responses
-from ..lightning_modules.scoring.sampling import load_generator, sample_responses
-from ..lightning_modules.scoring.sampling_settings import RELEASED, SamplingSettings
+from ..lightning_modules.sampling.batch_requests import API_DECODINGS, batch_requests
+from ..lightning_modules.sampling.imported_responses import import_responses
+from ..lightning_modules.sampling.sample_responses import load_generator, sample_responses
+from ..lightning_modules.sampling.sampling_settings import RELEASED, SamplingSettings
 from .shared.function_command import run_function
 
 

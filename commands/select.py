@@ -34,10 +34,10 @@ from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
 from ..datamodules.whole_files import require_new, write_whole
+from ..lightning_modules.devices import number_type, process_device, scorer_type
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
-from ..lightning_modules.scoring.devices import number_type, process_device, scorer_type
 from ..lightning_modules.scoring.sampled_responses import (
     SampledResponses,
     read_sampled_responses,

@@ -30,10 +30,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from crosstask.datamodules.evaluation.loaders import pad_prompts
+from crosstask.lightning_modules.devices import number_type
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.generation.generate import generate
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.scoring.devices import number_type
 
 GREEDY = [Decoding()]
 CANDIDATES = [

@@ -91,6 +91,8 @@ ORDER = {
         "evaluation",
         "instructions",
         "planning",
+        "devices",
+        "sampling",
         "scoring",
         "instruction_tuning",
         "instructed_training",

@@ -17,6 +17,7 @@ from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules.evaluation.significance import bootstrap
 from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.sampling.sample_responses import load_generator
 from crosstask.lightning_modules.scoring.classification import (
     Question,
     accuracies,
@@ -24,7 +25,6 @@ from crosstask.lightning_modules.scoring.classification import (
     read_questions,
 )
 from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
-from crosstask.lightning_modules.scoring.sampling import load_generator
 from crosstask.lightning_modules.scoring.score_files import ITEMS_AT_ONCE, ItemScores, ScoreFiles
 
 

@@ -16,8 +16,8 @@ from crosstask.commands.select import select_samples
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample
 from crosstask.lightning_modules import CrossEncoder
+from crosstask.lightning_modules.devices import scorer_type
 from crosstask.lightning_modules.generation.decoding import Decoding
-from crosstask.lightning_modules.scoring.devices import scorer_type
 from crosstask.lightning_modules.scoring.sampled_responses import read_sampled_responses
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ...datamodules.packing.replicas import process_of_job
+from ..datamodules.packing.replicas import process_of_job
 
 
 def process_device(device: str | None) -> torch.device:

@@ -21,12 +21,12 @@ from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample, SampleFile
 from ..attention.packable import padded_attention, require_document_attention
+from ..devices import number_type, process_device
 from ..evaluation.likelihood import score_options
 from ..generation.decoding import prompt_seed
 from ..generation.generate import generate
 from ..models import build_model, language_model_class
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
-from .devices import number_type, process_device
 from .sampling_settings import SamplingSettings
 
 PROMPTS_AT_ONCE = 4096
