@@ -139,6 +139,20 @@ def process_of_job(environment: Mapping[str, str] = os.environ) -> Process:
     return Process()
 
 
+def job_id(environment: Mapping[str, str] = os.environ) -> str:
+    """Return what the processes of this job have in common, and other jobs do not; empty if that is unknown.
+
+    It is torchrun's run id (a new one for every job of one machine, or `--rdzv_id`), SLURM's job and step, or the id
+    of the job array.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        run = environment.get("TORCHELASTIC_RUN_ID", "none")
+        return "" if run == "none" else f"torchrun {run}"
+    if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
+        return f"step {environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
+    return f"array {environment['SLURM_ARRAY_JOB_ID']}" if "SLURM_ARRAY_JOB_ID" in environment else ""
+
+
 def batch_seed(seed: int, batch_idx: int, here: Replicas) -> int:
     """Return the dropout seed of one batch, from the run's seed, the batch's index and the replica's rank.
 

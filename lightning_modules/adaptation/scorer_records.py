@@ -10,6 +10,7 @@ from typing import Any
 
 from ...datamodules.benchmarks import Benchmark
 from ...datamodules.data_files import read_json
+from ...datamodules.packing.replicas import job_id
 from ...datamodules.record_fields import number_field
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenizer_fingerprint
@@ -69,13 +70,20 @@ class ScorerRecords:
         return all(self._path(task, scorer).exists() for scorer in self.trainings)
 
     def failure(self, task: str) -> str | None:
-        """Return why a process of the job failed on a task; None if none failed, or none has tried."""
-        path = self._failure_path(task)
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        """Return why a process of this job failed on a task; None if none failed, or none has tried.
+
+        A failure of an earlier job is none: the process that the task now belongs to may not have begun.
+        """
+        try:
+            text = self._failure_path(task).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        job, _, reason = text.partition("\n")
+        return reason if job == job_id() else None
 
     def keep_failure(self, task: str, reason: str) -> None:
-        """Write why a task failed, for the process that writes the report."""
-        write_whole(self._failure_path(task), reason)
+        """Write why a task failed, for the process that writes the report: the job's id in the first line."""
+        write_whole(self._failure_path(task), f"{job_id()}\n{reason}")
 
     def forget_failure(self, task: str) -> None:
         self._failure_path(task).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crosstask.datamodules.packing.replicas import Process, process_of_job
+from crosstask.datamodules.packing.replicas import Process, job_id, process_of_job
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,16 @@ from crosstask.datamodules.packing.replicas import Process, process_of_job
 )
 def test_a_process_knows_its_share(environment: dict[str, str], expected: Process) -> None:
     assert process_of_job(environment) == expected
+
+
+def test_jobs_have_different_ids_and_the_processes_of_one_have_the_same() -> None:
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "5f0c"}
+    step = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1"}
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "10"}
+    jobs = [torchrun, torchrun | {"TORCHELASTIC_RUN_ID": "9a1b"}, step, step | {"SLURM_STEP_ID": "2"}, array]
+    assert len({job_id(job) for job in jobs}) == len(jobs)
+    assert job_id(torchrun | {"RANK": "0", "SLURM_PROCID": "1"}) == job_id(torchrun)
+    assert job_id(step | {"SLURM_PROCID": "1"}) == job_id(step)
+    assert job_id(array | {"SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "11"}) == job_id(array)
+    assert not job_id({})
+    assert not job_id(torchrun | {"TORCHELASTIC_RUN_ID": "none"})  # several machines, without --rdzv_id

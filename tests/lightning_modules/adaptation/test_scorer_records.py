@@ -144,3 +144,34 @@ def test_a_failed_task_ends_no_other_process_and_is_reported_by_the_last(
     report = json.loads((out / "report.json").read_text())
     assert list(report["tasks"]) == TASKS[:1]
     assert "have no response" in report["failed"][TASKS[1]]
+
+
+def test_a_failure_of_an_earlier_job_is_not_reported_before_its_task_is_tried_again(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the second job the process of the failed task begins after the other one has ended."""
+    benchmark, out = NaturalInstructions(str(toybench)), tmp_path / "out"
+    file = Path(answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra"))
+    whole = file.read_text()
+    lines = whole.splitlines(keepends=True)
+    options: dict[str, Any] = {"test_examples": 4, "sizes": [], "cache": str(store_of(toybench)), "tasks": TASKS}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def process(job: str, rank: str) -> int | str | None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+        monkeypatch.setenv("RANK", rank)
+        try:
+            adapt_tasks(benchmark, [str(file)], str(out), training(toybench, steps=1), **options)
+        except SystemExit as ended:
+            return ended.code
+        return None
+
+    file.write_text("".join(line for line in lines if json.loads(line)["task"] == TASKS[0]))
+    assert [process("first", "1"), process("first", "0")] == [0, 1]
+    first_report = (out / "report.json").read_bytes()
+    file.write_text(whole)
+    assert process("second", "0") == 0
+    assert "1 of 2 tasks are finished; the process" in capsys.readouterr().out
+    assert (out / "report.json").read_bytes() == first_report
+    assert process("second", "1") is None
+    assert list(json.loads((out / "report.json").read_text())["tasks"]) == TASKS
