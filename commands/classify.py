@@ -30,6 +30,7 @@ from ..datamodules.messages import MissingFiles, expanded
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
+from ..datamodules.scoring.cut_texts import CutTexts
 from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.whole_files import require_new, write_whole
@@ -212,8 +213,9 @@ def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
     )
 
     def score(questions: Sequence[Question]) -> ItemScores:
-        encoder.cuts = PairCuts()
-        return ItemScores(scores_by_scorer(encoder, questions), encoder.cuts)
+        encoder.forget_cuts()
+        scores = scores_by_scorer(encoder, questions)
+        return ItemScores(scores, encoder.cuts, encoder.cut_pairs.remainders)
 
     return score, encoder.model.num_parameters()
 
@@ -223,7 +225,7 @@ def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
     model, tokenizer = load_generator(name, dtype=how.dtype, device=how.device)
 
     def score(questions: Sequence[Question]) -> ItemScores:
-        cuts = Counter[str]()
+        cuts = CutTexts()
         scores = scores_by_likelihood(
             model,
             tokenizer,
@@ -233,6 +235,6 @@ def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
             tokens_per_forward=how.budget,
             cuts=cuts,
         )
-        return ItemScores(scores, PairCuts(len(questions), cuts["cut"]))
+        return ItemScores(scores, PairCuts(len(questions), cuts.added, equal=cuts.equal()), cuts.remainders)
 
     return score, model.num_parameters()

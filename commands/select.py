@@ -216,5 +216,5 @@ def write_selection(
 
 def score_items(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> ItemScores:
     """Scores of the responses to some examples, and the numbers of pairs that were cut."""
-    encoder.cuts = PairCuts()
-    return ItemScores(score_responses(encoder, sampled), encoder.cuts)
+    encoder.forget_cuts()
+    return ItemScores(score_responses(encoder, sampled), encoder.cuts, encoder.cut_pairs.remainders)

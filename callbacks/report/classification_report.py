@@ -170,8 +170,10 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
         for name, gain in report["differences"].items()
     ]
     for name, model in report["models"].items():
-        if model["cuts"]["cut"]:
-            lines.append(f"{name}: {model['cuts']['cut']} of {model['cuts']['pairs']} texts were too long and were cut")
+        cuts = model["cuts"]
+        if cuts["cut"]:
+            equal = f", and {cuts['equal']} differ from another one only in the part that was cut"
+            lines.append(f"{name}: {cuts['cut']} of {cuts['pairs']} texts were too long and were cut{equal}")
     lines += [f"missing: {task}: {reason}" for task, reason in report["missing"].items()]
     if report["skipped"]:
         lines.append(f"not evaluated: {report['skipped']}")

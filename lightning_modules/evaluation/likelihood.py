@@ -9,7 +9,6 @@ option, as in OPT-IML's evaluation and in Brown et al. (arXiv 2005.14165, sectio
 
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -34,6 +33,7 @@ from ...datamodules.evaluation.options import require_options
 from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.schema import TokenizedExample
+from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
 from ..prefixes import virtual_tokens
@@ -172,7 +172,7 @@ def score_options(
     max_source: int | None = None,
     cut: Cut = "beginning",
     tokens_per_forward: int = 8192,
-    cuts: Counter[str] | None = None,
+    cuts: CutTexts | None = None,
 ) -> list[OptionScores]:
     """Return the scores of every prompt's options by a language model; empty scores for an empty list of options.
 
@@ -197,7 +197,7 @@ def score_options(
         cut: Part of a prompt that is cut if it is too long: "beginning", "middle" or "end". Its special tokens stay,
             except at a beginning that is cut.
         tokens_per_forward: Largest number of tokens in a forward pass. A longer prompt has a pass to itself.
-        cuts: Receives the number of prompts that were cut, under the key ``cut``, instead of the warning.
+        cuts: Receives every prompt that was cut, with its options, instead of the warning.
 
     Raises:
         ValueError: An option is empty, equal to another one, or longer than the model reads; or there are not as many
@@ -205,8 +205,8 @@ def score_options(
     """
     if len(prompts) != len(options):
         raise ValueError(f"every prompt needs its options, got {len(prompts)} prompts and {len(options)} lists")
-    for place, texts in enumerate(options):
-        require_options(texts, f"prompt {place}")
+    for place, group in enumerate(options):
+        require_options(group, f"prompt {place}")
     rows = option_rows(model, tokenizer, longest=longest, columns=tokens_per_forward)
     pair = bool(model.config.is_encoder_decoder)
     tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=bos, eos=eos, joint=joint, end=end)
@@ -214,20 +214,20 @@ def score_options(
     head, tail = len(leading_tokens(tokenizer, bos)), int(pair)
     shortened = [_shortened(rows, group, max_source, cut, head=head, tail=tail) for group in documents]
     sums, lengths = _score_trees(model, rows, [rows.trees(group) for group in shortened], tokens_per_forward)
-    if too_long := sum(_surplus(rows, group, max_source) > 0 for group in documents if group):
-        if cuts is None:
-            warnings.warn(f"{too_long} of {len(documents)} prompts are too long and lose their {cut}", stacklevel=2)
-        else:
-            cuts["cut"] += too_long
+    too_long = [place for place, group in enumerate(documents) if group and _surplus(rows, group, max_source) > 0]
+    if too_long and cuts is None:
+        warnings.warn(f"{len(too_long)} of {len(documents)} prompts are too long and lose their {cut}", stacklevel=2)
+    for place in too_long if cuts is not None else ():
+        cuts.add(*(np.concatenate([document.input_ids for document in of[place]]) for of in (documents, shortened)))
     prior: dict[str, float] = {}
     if unconditional is not None:
-        texts = list(dict.fromkeys(text.strip() for group in options for text in group))
-        documents = tokenize([unconditional] * len(texts), [[text] for text in texts])
+        distinct = list(dict.fromkeys(text.strip() for group in options for text in group))
+        documents = tokenize([unconditional] * len(distinct), [[text] for text in distinct])
         prior_sums, _ = _score_trees(model, rows, [rows.trees(group) for group in documents], tokens_per_forward)
-        prior = {text: score for text, [score] in zip(texts, prior_sums, strict=True)}
+        prior = {text: score for text, [score] in zip(distinct, prior_sums, strict=True)}
     return [
-        option_scores(totals, counts, texts, None if unconditional is None else [prior[t.strip()] for t in texts])
-        for totals, counts, texts in zip(sums, lengths, options, strict=True)
+        option_scores(totals, counts, group, None if unconditional is None else [prior[t.strip()] for t in group])
+        for totals, counts, group in zip(sums, lengths, options, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.skipped_examples import skip_reason
 from ...datamodules.rendering.unknown_tokens import UnknownCounter
 from ...datamodules.schema import Example
+from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.instruction_cuts import Cut
 from ...datamodules.scoring.pair_rows import tokenize_texts
 from ..evaluation.likelihood import score_options
@@ -203,7 +204,7 @@ def scores_by_likelihood(
     longest: int,
     cut: Cut = "middle",
     tokens_per_forward: int = 8192,
-    cuts: Counter[str] | None = None,
+    cuts: CutTexts | None = None,
 ) -> list[list[float]]:
     """Return the summed log-likelihoods of the options of each question.
 

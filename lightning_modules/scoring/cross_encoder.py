@@ -6,7 +6,6 @@ that range.
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.pretrained_weights import read_config
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
+from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.instruction_cuts import Cut
 from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, chat_frame, pair_frame, tokenize_texts
 from ..devices import scoring_dtype
@@ -54,8 +54,8 @@ class CrossEncoder:
 
     A pair longer than `max_length` is cut, never dropped. By default the instruction loses its middle, and the response
     is kept whole. If the response alone exceeds `max_length`, only its beginning is left. ``cuts`` counts both over all
-    calls, and each call that cuts warns. Pairs of different instructions that are equal once they are cut have equal
-    scores; the warning names their number.
+    calls since ``forget_cuts``, and each call that cuts warns. Pairs of different instructions that are equal once they
+    are cut have equal scores; the warning names their number.
 
     Args:
         model: From ``build_scorer``, or a sequence-classification model of one output with
@@ -87,7 +87,7 @@ class CrossEncoder:
         if model.config.pad_token_id is None:  # decoders read their score at the last token that is no padding
             model.config.pad_token_id = tokenizer.pad_token_id
         self.model, self.tokenizer, self.tokens_per_forward = model, tokenizer, tokens_per_forward
-        self.cuts = PairCuts()
+        self.forget_cuts()
         self._kind = ScoredRows(
             max(max_length, tokens_per_forward),
             max_length,
@@ -147,6 +147,10 @@ class CrossEncoder:
             chat=chat,
             tokens_per_forward=tokens_per_forward,
         )
+
+    def forget_cuts(self) -> None:
+        """Set the counts of pairs in ``cuts`` to 0, and forget the pairs in ``cut_pairs`` that they are about."""
+        self.cuts, self.cut_pairs = PairCuts(), CutTexts()
 
     def score(self, instructions: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return the scores [n] of n pairs, in their order, on the CPU.
@@ -210,16 +214,17 @@ class CrossEncoder:
     def _count_cuts(self, documents: Sequence[TokenizedExample], lengths: np.ndarray, n_sources: np.ndarray) -> None:
         cuts = self._kind.cuts(lengths, n_sources)
         cut, response_cut = int(cuts.truncated.sum()), int(cuts.target_cut.sum())
-        long = [documents[place] for place in np.flatnonzero(lengths >= self._kind.pair_length).tolist()]
-        texts = Counter(self._kind.cut(document).input_ids.tobytes() for document in long)
-        equal = sum(count for count in texts.values() if count > 1)
-        counts = len(lengths), cut, response_cut, equal
-        self.cuts = PairCuts(*(total + count for total, count in zip(self.cuts, counts, strict=True)))
+        long = CutTexts()
+        for place in np.flatnonzero(lengths >= self._kind.pair_length).tolist():
+            long.add(documents[place].input_ids, self._kind.cut(documents[place]).input_ids)
+        self.cut_pairs.remainders |= long.remainders
+        counts = (total + count for total, count in zip(self.cuts, (len(lengths), cut, response_cut), strict=False))
+        self.cuts = PairCuts(*counts, equal=self.cut_pairs.equal())
         if cut:
             warnings.warn(
                 f"{cut} of {len(lengths)} pairs are longer than {self._kind.pair_length} tokens and were cut; "
-                f"{response_cut} of them lost a part of the response, and {equal} differ from another pair only in the "
-                "part that was cut, so that their scores are equal",
+                f"{response_cut} of them lost a part of the response, and {long.equal()} differ from another pair only "
+                "in the part that was cut, so that their scores are equal",
                 stacklevel=4,
             )
 

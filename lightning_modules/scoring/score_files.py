@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Generic, NamedTuple, TypeVar
 
 from ...datamodules.data_files import parse_json
 from ...datamodules.packing.replicas import process_of_job
+from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.samples import require_settings
 from ...datamodules.whole_files import naming
 from .cross_encoder import PairCuts
@@ -27,10 +29,12 @@ class ItemScores(NamedTuple):
     Args:
         scores: For each item, the score of each of its options or responses.
         cuts: Numbers of pairs or prompts, and of those that were too long and were cut.
+        remainders: Digests of what remained of them, by digests of the whole (``CutTexts``).
     """
 
     scores: list[list[float]]
     cuts: PairCuts
+    remainders: Mapping[str, str] = MappingProxyType({})
 
 
 class ScoreFiles(Generic[Item]):
@@ -72,7 +76,8 @@ class ScoreFiles(Generic[Item]):
                     continue
                 batch = score(self.items[start : start + ITEMS_AT_ONCE])
                 with naming(Path(file.name)):
-                    file.write(json.dumps({"first": start, **batch._asdict()}).encode() + b"\n")
+                    line = {"first": start, **batch._asdict(), "remainders": dict(batch.remainders)}
+                    file.write(json.dumps(line).encode() + b"\n")
                     file.flush()
                 done += len(batch.scores)
                 progress(done)
@@ -89,7 +94,9 @@ class ScoreFiles(Generic[Item]):
             return None
         batches = [finished[start] for start in self.starts]
         cuts = PairCuts(*map(sum, zip(*(batch.cuts for batch in batches), strict=True)))
-        return ItemScores([scores for batch in batches for scores in batch.scores], cuts)
+        remainders = {whole: of for batch in batches for whole, of in batch.remainders.items()}
+        cuts = cuts._replace(equal=CutTexts(remainders).equal())  # also of texts in different batches
+        return ItemScores([scores for batch in batches for scores in batch.scores], cuts, remainders)
 
     def _paths(self) -> list[Path]:
         number = "[0-9]" * 4
@@ -103,7 +110,8 @@ class ScoreFiles(Generic[Item]):
             whole, _, _ = path.read_bytes().rpartition(b"\n")
             for number, line in enumerate(filter(None, whole.decode().split("\n")), start=1):
                 record = parse_json(line, f"{path}, line {number}", remedy)
-                batches.setdefault(record["first"], ItemScores(record["scores"], PairCuts(*record["cuts"])))
+                scored = ItemScores(record["scores"], PairCuts(*record["cuts"]), record["remainders"])
+                batches.setdefault(record["first"], scored)
         return batches
 
     @contextmanager

@@ -173,6 +173,22 @@ def row_scores(batch: Sequence[Question]) -> ItemScores:
     return ItemScores([[float(question.row), 0.5] for question in batch], PairCuts(2 * len(batch), len(batch)))
 
 
+def test_texts_that_are_equal_once_cut_are_counted_over_batches(tmp_path: Path) -> None:
+    """The first texts of both batches have one remainder; the second text of the first batch has another."""
+    questions = [Question("t", "x", f"{n}?", ("a", "b"), 0, n) for n in range(ITEMS_AT_ONCE + 1)]
+
+    def score(batch: Sequence[Question]) -> ItemScores:
+        first = batch[0].row
+        remainders = {f"whole {first}": "same", f"whole {first + 1}": f"other {first}"}
+        return row_scores(batch)._replace(remainders=remainders)
+
+    files = ScoreFiles(tmp_path, "m", {}, questions)
+    files.write(score, lambda done: None)
+    scores = files.scores()
+    assert scores is not None
+    assert scores.cuts == PairCuts(2 * len(questions), len(questions), 0, 2)
+
+
 def test_interrupted_scoring_resumes_at_a_batch(tmp_path: Path) -> None:
     questions = [Question("t", "x", f"{n}?", ("a", "b"), 0, n) for n in range(ITEMS_AT_ONCE + 3)]
     scored: list[int] = []
