@@ -19,7 +19,7 @@ from ...lightning_modules.scoring.selection_scores import (
 from .figure_style import COLORS, write_figure_files
 from .model_sizes import BEST_SINGLE, LIKELIHOOD
 from .score_figures import difference_intervals
-from .selection_table import to_json, unread_text, untested_remarks, write_choices
+from .selection_table import table_remarks, to_json, untested_remarks, write_choices
 
 SELF_SCORING = "self-scoring"
 """Self-scoring by the summed log-likelihood, with which the paper compares."""
@@ -135,7 +135,7 @@ def _methods(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
             *fewer,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", escape_markdown(unread_text(table))] if table.unread else lines
+    return [*lines, *(line for remark in table_remarks(table) for line in ("", escape_markdown(remark)))]
 
 
 def _scorers(report: Mapping[str, Any]) -> list[str]:
@@ -167,11 +167,11 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
             f"{len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut} | {chosen_cut} of {chosen}"
         )
         lines.append(f"| {escape_markdown(name)} | {numbers} |")
-    return [*lines, *_untrained(report)]
+    return [*lines, *_limits(report)]
 
 
-def _untrained(report: Mapping[str, Any]) -> list[str]:
-    """Sentences on training instances from whose responses a scorer could not learn, by scorer and reason."""
+def _limits(report: Mapping[str, Any]) -> list[str]:
+    """Sentences on what a scorer could not learn from or tell apart, by scorer and reason."""
     reasons = {
         "unanswered": "have no response",
         "option_examples": "have options, and the responses to them are not trained on (`training.option_samples`)",
@@ -182,6 +182,9 @@ def _untrained(report: Mapping[str, Any]) -> list[str]:
         for key, text in reasons.items():
             if count := sum(cost[key] for cost in own["costs"].values()):
                 lines += ["", f"{escape_markdown(name)}: {count} training instances {text}."]
+        if equal := sum(cost["selection_equal"] for cost in own["costs"].values()):
+            text = "pairs to choose from differ from another one only in the part that was cut, and have its score"
+            lines += ["", f"{escape_markdown(name)}: {equal} {text}."]
     return lines
 
 

@@ -59,6 +59,7 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
         },
         "rank_correlations": table.rank_correlations,
         "unread": table.unread,
+        "left_out": table.left_out,
     }
 
 
@@ -144,10 +145,17 @@ def print_table(
             "in ROUGE-L",
             highlight=False,
         )
-    if table.unread:
-        console.print(terminal_text(unread_text(table)), highlight=False)
-    for line in remarks:
+    for line in [*table_remarks(table), *remarks]:
         console.print(terminal_text(line), highlight=False)
+
+
+def table_remarks(table: SelectionTable) -> list[str]:
+    """Return sentences on what a table leaves out or cannot score; none if there is nothing."""
+    lines = []
+    if table.left_out:
+        rows = some([f"{name} ({count} of {table.instances})" for name, count in table.left_out.items()])
+        lines.append(f"Without a row are methods that not all instances have responses for: {rows}")
+    return [*lines, unread_text(table)] if table.unread else lines
 
 
 def unread_text(table: SelectionTable) -> str:

@@ -42,6 +42,8 @@ class SelectionTable(NamedTuple):
             are none.
         rank_correlations: Number of instances whose quality varies.
         unread: Number of instances whose references ROUGE-L cannot read, by task; tasks without any are left out.
+        left_out: Methods that only some instances have, e.g. a decoding that others were not sampled with: the number
+            of instances that have each.
     """
 
     methods: list[str]
@@ -57,6 +59,7 @@ class SelectionTable(NamedTuple):
     spearman: dict[str, float]
     rank_correlations: int
     unread: dict[str, int]
+    left_out: dict[str, int]
 
 
 def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
@@ -68,7 +71,8 @@ def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1
     if not everything:
         raise ValueError("there are no examples to select responses for")
     rows = [quality_of_choices(responses) for responses in everything]
-    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    having = Counter(name for row in rows for name in row)
+    shared = [name for name in rows[0] if having[name] == len(rows)]
     names = list(dict.fromkeys(responses.task for responses in everything))
     values = np.array([[row[name] for name in shared] for row in rows])
     places = [[i for i, responses in enumerate(everything) if responses.task == name] for name in names]
@@ -101,6 +105,7 @@ def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1
         spearman={name: _mean([spearman(c.scores[name], c.quality) for c in varied]) for name in scorers},
         rank_correlations=len(varied) if scorers else 0,
         unread=dict(Counter(responses.task for responses in everything if responses.unread)),
+        left_out={name: count for name, count in having.items() if count < len(rows)},
     )
 
 

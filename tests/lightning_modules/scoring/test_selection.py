@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crosstask.callbacks.report.selection_table import by_size, unread_text
+from crosstask.callbacks.report.selection_table import by_size, table_remarks, unread_text
 from crosstask.datamodules.scoring.samples import Sample
 from crosstask.lightning_modules.scoring.selection import ScoredResponses, choices, correctness_votes, preference_votes
 from crosstask.lightning_modules.scoring.selection_scores import (
@@ -100,6 +100,8 @@ def test_a_black_box_has_no_likelihood_and_an_unscored_file_no_scorer() -> None:
     table = selection_table([ScoredResponses.of("t", "1", unknown, REFERENCE), responses()])
     assert "scorer" not in table.methods
     assert table.recovered == table.spearman == {}
+    assert (table.left_out["scorer"], table.left_out["self-score, sum"]) == (1, 1)
+    assert "self-score, sum (1 of 2)" in table_remarks(table)[0]
 
 
 def test_an_empty_answer_is_never_the_most_likely() -> None:
