@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..datamodules.bilevel.bilevel_stream import BilevelBatch
+from ..datamodules.bilevel.exemplars import InstructionInputs
 from ..datamodules.bilevel.instance_rows import LanguageRows
 from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.bilevel.presets import Preset, choices
@@ -309,12 +310,18 @@ class InstructionOptimizationModule(InstructedTraining):
         self._log({"train/outer_loss": outer_loss[0]}, prog_bar=True, logger=False)
         values = {**outer_numbers(result.diagnostics), "train/outer_step": float(self.outer_step)}
         if isinstance(self.instruction, Extractor):
-            with no_grad():
-                inputs, model = (batch.curvature or batch.inner).inputs, model_functions(self.language_model)
-                values["train/last_exemplar_share"] = self.instruction.share_of_last(inputs, model)
-                if inputs.places is not None:
-                    values["train/demonstrations"] = self.instruction.mean_number(inputs, model)
+            values |= self._choice_numbers(self.instruction, (batch.curvature or batch.inner).inputs)
         self._log_outer(values, outer_loss=outer_loss.item())
+
+    @no_grad()
+    def _choice_numbers(self, extractor: Extractor, inputs: InstructionInputs) -> dict[str, float]:
+        """Return means over the instances of all replicas of what the extractor chooses."""
+        model = model_functions(self.language_model)
+        numbers = {"train/last_exemplar_share": extractor.share_of_last(inputs, model)}
+        if inputs.places is not None:
+            numbers["train/demonstrations"] = extractor.mean_number(inputs, model)
+        [means] = self._reduce([tensor(list(numbers.values()), device=self.device)])
+        return dict(zip(numbers, means.tolist(), strict=True))
 
     def _log_outer(self, values: Mapping[str, float], *, outer_loss: float | None = None) -> None:
         """Log values at this step of phi only: Lightning would repeat them at every theta step until the next one."""
