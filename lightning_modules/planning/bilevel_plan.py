@@ -136,6 +136,18 @@ def outer_plan(
     return OuterPlan(passes, levels["inner_steps"], chosen.outer_rows, flops, 16 * size)
 
 
+def pass_rows(outer: OuterSettings, plan: OuterPlan, *, inner: int, replicas: int) -> int:
+    """Return the rows of a device in one pass of a step of phi.
+
+    Args:
+        outer: Settings of the outer level.
+        plan: Its plan.
+        inner: Rows of a device in a theta step.
+        replicas: Number of devices that have rows of their own.
+    """
+    return min(outer.rows_at_once or inner, max(plan.rows // replicas, inner))
+
+
 def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedConfig) -> int:
     """Return the number of parameters in phi, for ``MOST_TASKS`` tasks.
 

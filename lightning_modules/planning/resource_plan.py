@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..master_weights import is_low
 from ..recomputation import Recomputation, recomputed_share
-from .bilevel_plan import OuterPlan, outer_phases, outer_plan
+from .bilevel_plan import OuterPlan, outer_phases, outer_plan, pass_rows
 from .communication import Exchange, Links, step_exchange
 from .flops import training_flops
 from .memory import Finish, Layout, StepShape, compute_dtype, head_memory, step_phases
@@ -147,14 +147,17 @@ def make_plan(
 
 def _memories(run: PlannedRun, outer: OuterPlan | None) -> dict[Recomputation, Memory]:
     """Return the peak memory by what is recomputed: ``RECOMPUTATIONS``, and the configuration's own choice."""
-    choices = dict.fromkeys((*RECOMPUTATIONS, run.network.gradient_checkpointing))
-    return {
-        choice: _peak(
-            phases_of_depth(run.config, run.build, partial(run.finish, recomputation=choice), run.layout, run.shape),
-            outer,
-        )
-        for choice in choices
-    }
+    shape, choices = run.shape, dict.fromkeys((*RECOMPUTATIONS, run.network.gradient_checkpointing))
+    memories = {}
+    for choice in choices:
+        phases = partial(phases_of_depth, run.config, run.build, partial(run.finish, recomputation=choice), run.layout)
+        memories[choice] = of_theta = most(trained := phases(shape))
+        if outer is not None:
+            assert run.outer is not None
+            rows = pass_rows(run.outer, outer, inner=shape.rows, replicas=run.layout.replicas)
+            passes = trained if rows == shape.rows else phases(shape._replace(rows=rows))
+            memories[choice] = _with_outer(of_theta, most(outer_phases(passes, outer.passes.vectors)), outer)
+    return memories
 
 
 def _logits(run: PlannedRun) -> int:
@@ -176,12 +179,9 @@ def _exchange(run: PlannedRun, whole: PreTrainedModel, links: Links) -> Exchange
     )
 
 
-def _peak(phases: Phases, outer: OuterPlan | None) -> Memory:
+def _with_outer(of_theta: Memory, of_phi: Memory, outer: OuterPlan) -> Memory:
     """Return the larger peak of a theta step and a step of phi; phi is counted with the optimizer's states."""
-    peak = most(phases)
-    if outer is None:
-        return peak
-    peak = max(peak, most(outer_phases(phases, outer.passes.vectors)), key=lambda memory: memory.total)
+    peak = max(of_theta, of_phi, key=lambda memory: memory.total)
     return peak._replace(optimizer=peak.optimizer + outer.instruction)
 
 
