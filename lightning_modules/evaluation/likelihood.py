@@ -215,10 +215,12 @@ def score_options(
     shortened = [_shortened(rows, group, max_source, cut, head=head, tail=tail) for group in documents]
     sums, lengths = _score_trees(model, rows, [rows.trees(group) for group in shortened], tokens_per_forward)
     too_long = [place for place, group in enumerate(documents) if group and _surplus(rows, group, max_source) > 0]
-    if too_long and cuts is None:
+    if cuts is not None:
+        for place in too_long:
+            whole, rest = (np.concatenate([one.input_ids for one in of[place]]) for of in (documents, shortened))
+            cuts.add(whole, rest)
+    elif too_long:
         warnings.warn(f"{len(too_long)} of {len(documents)} prompts are too long and lose their {cut}", stacklevel=2)
-    for place in too_long if cuts is not None else ():
-        cuts.add(*(np.concatenate([document.input_ids for document in of[place]]) for of in (documents, shortened)))
     prior: dict[str, float] = {}
     if unconditional is not None:
         distinct = list(dict.fromkeys(text.strip() for group in options for text in group))

@@ -218,8 +218,8 @@ class CrossEncoder:
         for place in np.flatnonzero(lengths >= self._kind.pair_length).tolist():
             long.add(documents[place].input_ids, self._kind.cut(documents[place]).input_ids)
         self.cut_pairs.remainders |= long.remainders
-        counts = (total + count for total, count in zip(self.cuts, (len(lengths), cut, response_cut), strict=False))
-        self.cuts = PairCuts(*counts, equal=self.cut_pairs.equal())
+        before, equal = self.cuts, self.cut_pairs.equal()
+        self.cuts = PairCuts(before.pairs + len(lengths), before.cut + cut, before.response_cut + response_cut, equal)
         if cut:
             warnings.warn(
                 f"{cut} of {len(lengths)} pairs are longer than {self._kind.pair_length} tokens and were cut; "

@@ -16,6 +16,7 @@ import crosstask
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.toybench.families import write_families
+from crosstask.lightning_modules import CrossEncoder
 
 ROOT = Path(crosstask.__file__).parent
 PAGE = (ROOT / "docs/adaptation.md").read_text(encoding="utf-8")
@@ -25,6 +26,10 @@ TESTED = 16  # BIG-bench's validation instances of a small task
 SHRINK = {
     "samples": ["--max_new_tokens=3"],
     "adapt": [f"--training.{name}={value}" for name, value in TRAINING.items()],
+    "fit": [
+        *("--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.precision=32-true"),
+        *("--trainer.enable_progress_bar=false", "--data.init_args.rows.per_step=2"),
+    ],
 }
 """Appended to the commands that train or generate."""
 
@@ -112,6 +117,8 @@ def test_the_commands_of_the_page_run(home: Path) -> None:
             report["generator"]["parameters"] //= 2
             Path("runs/flan_base/adapted/report.json").write_text(json.dumps(report))
         run(words)
+    pretrained = CrossEncoder.from_pretrained("runs/cappy_large/version_0/huggingface")
+    assert pretrained.score(["cat"], ["dog"]).isfinite().all()
     files = [name for row in PAGE.splitlines() if row.startswith("|") for name in re.findall(r"`(runs/[^`]*)`", row)]
     assert len(files) >= 6
     for name in files:
@@ -134,7 +141,8 @@ def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -
             main([command, "--help"])
     options = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
     named = {option for span in re.findall(r"`([^`\n]+)`", PAGE) for option in re.findall(r"--[\w.]+", span)}
-    of_fit = {"--config", "--model.loss", "--model.prefix.virtual_tokens"}
+    of_fit = {"--config", "--model.loss", "--model.prefix.virtual_tokens", "--model.init_args.pretrained"}
+    of_fit |= {"--trainer.accelerator", "--trainer.precision"}
     of_scripts = {"--prompt", "--ablations", "--no"}  # of adapt_on_real_tasks, and pip download --no-deps
     of_torchrun = {"--nproc_per_node", "--no_python"}
     assert {"--examples.shots", "--chat"} <= named

@@ -74,7 +74,9 @@ def files_of_rows(folder: str, split: str) -> dict[str, str]:
         MissingFiles: There is no such folder, or it holds no file.
         ValueError: It holds two files of one task.
     """
-    root = existing_folder(Path(folder) / split, "a .jsonl file of rows for each task")
+    root = existing_folder(
+        Path(folder) / split, "a .jsonl file of rows for each task, as `crosstask download` writes it,"
+    )
     files = {name: str(path) for name, path in named_files(root).items()}
     if not files:
         raise MissingFiles(f"{root} holds no .jsonl file of rows; `crosstask download` fills it")
