@@ -1,8 +1,9 @@
 """Generate answers to the prompts of a file with any model, or to the test set of a run.
 
-With --inputs, the prompts are JSON lines, each with `prompt` (a text) or `messages` (role and content), and optionally
-`id`; MODEL is a Hugging Face folder, a hub name, the folder of a run or a checkpoint. Every line gets an answer, or the
-reason why it has none. Started again, it resumes where it was interrupted.
+With --inputs, the prompts are JSON lines or a table, each with `prompt` (a text) or `messages` (role and content), and
+optionally `id`, or the rows of a training file, whose answers become references; MODEL is a Hugging Face folder, a hub
+name, the folder of a run or a checkpoint. Every line gets an answer, or the reason why it has none. Started again, it
+resumes where it was interrupted.
 
 Without --inputs, the settings are those of `crosstask fit`, and the test set is answered; with the callback
 PredictionWriter the answers are written as JSON lines.
@@ -60,9 +61,10 @@ def answer_inputs(
 
     Args:
         model: Folder of a model, of a run or of a checkpoint, or a hub name.
-        inputs: JSON lines with prompt or messages, and optionally id; or a table (CSV, TSV, parquet) of these columns.
+        inputs: JSON lines with prompt, messages, conversations, instruction or input, and optionally id; or a table of
+            these columns (CSV, TSV, parquet). The answers of a training file are references.
         output: JSON lines in the order of the inputs, each with line, id, answer (or skipped, the reason why there is
-            no answer) and messages; it is never overwritten.
+            no answer), messages and references; it is never overwritten.
         system: System message of conversations that have none.
         chat: Whether the tokenizer's chat template renders the prompts; by default if it has one.
         max_new_tokens: Most tokens of an answer.
@@ -122,7 +124,7 @@ def answer_missing(
         part = missing[begin : begin + AT_ONCE]
         prompts: dict[int, list[int]] = {}
         for place, question in enumerate(part):
-            ids, reason = answering.prompt(question.messages)
+            ids, reason = ([], question.skipped) if question.skipped else answering.prompt(question.messages)
             if reason:
                 file.add(question, {"skipped": reason})
             else:

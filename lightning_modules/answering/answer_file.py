@@ -71,5 +71,6 @@ class AnswerFile:
         with whole_file(self.path) as file:
             for question in questions:
                 line = {**self.results[question.line], "messages": question.messages}
+                line |= {"references": question.references} if question.references else {}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.part.unlink()

@@ -1,16 +1,40 @@
-"""A user's file of prompts: JSON lines or a table, all checked before a model is loaded."""
+"""A user's file of prompts: JSON lines or a table, all checked before a model is loaded.
+
+::
+
+    {"prompt": "Rhyme cat:"}                                    also with a completion
+    {"messages": [{"role": "user", "content": "Hello"}]}
+    {"conversations": [{"from": "human", "value": "Hello"}]}
+    {"instruction": "Rhyme.", "input": "cat"}                   also with an output
+    {"input": "Rhyme cat:"}                                     also with an output
+
+The answers of training rows (a completion, an output, or the assistant's last message) are references, which the model
+does not read.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
-from ...datamodules.benchmarks.rows.row_files import SUFFIXES, file_rows
+from ...datamodules.benchmarks.own_data.conversations import (
+    MESSAGE_KEYS,
+    ROLES,
+    looks_like_messages,
+    messages_of,
+    turns_of,
+    unreadable,
+)
+from ...datamodules.benchmarks.own_data.row_forms import numbers_as_text
+from ...datamodules.benchmarks.rows.row import Row, holds_null
+from ...datamodules.benchmarks.rows.row_files import SUFFIXES, file_rows, read_rows
 from ...datamodules.data_files import format_of, parse_json, text_lines
 from ...datamodules.messages import kind, some
 from ...datamodules.schema import Role, Turn
 
-ROLES = get_args(Role)
 TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".jsonl")
+CONVERSATIONS = ("messages", "conversations")
+PROMPTS = (*CONVERSATIONS, "prompt", "instruction", "input")
+ANSWERS = ("completion", "output")
 Messages = list[dict[str, str]]
 
 
@@ -21,11 +45,15 @@ class Question(NamedTuple):
         line: Number of the line, from 1; in a table, of the row.
         id: The line's field ``id``; None without one.
         messages: The conversation, which ends with a user's message. A prompt is a single message.
+        references: Answers in the file.
+        skipped: The reason why the line is no question, e.g. a conversation with images; empty if it is one.
     """
 
     line: int
     id: Any
     messages: Messages
+    references: tuple[str, ...] = ()
+    skipped: str = ""
 
     @property
     def prompt(self) -> str:
@@ -42,20 +70,20 @@ def read_questions_file(path: Path, system: str | None = None) -> list[Question]
     """Return the questions of a file.
 
     Args:
-        path: JSON lines, each with ``prompt`` (a text) or ``messages`` (with role and content, the last one the
-            user's), and optionally ``id``; or a table with these columns. Empty lines are skipped.
+        path: JSON lines, a table, or the folder of a saved dataset's split, with the fields of one of the forms above,
+            and optionally ``id``. Empty lines are left out.
         system: System message for conversations that have none; None for none.
 
     Raises:
         ValueError: Lines are none of this; names the first of them and counts all.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"no file {path}, which should hold the prompts")
     questions, errors = [], []
     for number, where, record in _records(path):
         try:
             fields = parse_json(record, where) if isinstance(record, str) else record
-            questions.append(Question(number, *_question(fields, where, system)))
+            questions.append(_question(number, fields, where, system))
         except ValueError as error:
             errors.append(str(error))
     if errors:
@@ -68,8 +96,13 @@ def read_questions_file(path: Path, system: str | None = None) -> list[Question]
 
 def _records(path: Path) -> Iterator[tuple[int, str, str | Mapping[str, Any]]]:
     """Yield number, place and content of every line with text, or of every row of a table."""
-    if format_of(path) in TABLES:
-        for number, row in enumerate(file_rows(path), start=1):
+    if path.is_dir() and not (path / "state.json").exists():
+        raise ValueError(
+            f"{path} is a folder: name one of its files, or the folder of a saved dataset's split, e.g. {path / 'test'}"
+        )
+    if path.is_dir() or format_of(path) in TABLES:
+        rows = read_rows(str(path)) if path.is_dir() else file_rows(path)
+        for number, row in enumerate(rows, start=1):
             yield number, row.location, row.fields
         return
     for number, line in text_lines(path):
@@ -77,35 +110,62 @@ def _records(path: Path) -> Iterator[tuple[int, str, str | Mapping[str, Any]]]:
             yield number, f"{path}, line {number}", line
 
 
-def _question(fields: Any, where: str, system: str | None) -> tuple[Any, Messages]:
-    if not isinstance(fields, Mapping):
-        raise ValueError(f"{where}: expected an object with prompt or messages, got {kind(fields)}")
-    if ("prompt" in fields) == ("messages" in fields):
-        there = some(list(map(str, fields)))
-        raise ValueError(f"{where}: expected either the field prompt or the field messages, got the fields {there}")
-    if "prompt" in fields:
-        messages = [{"role": "user", "content": _text(fields["prompt"], f"{where}, prompt")}]
-    else:
-        value = fields["messages"]  # in a column of texts, as JSON
-        value = parse_json(value, f"{where}, messages") if isinstance(value, str) else value
-        messages = list(_messages(value, f"{where}, messages"))
-    if system is not None and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
-    return fields.get("id"), messages
+def _question(line: int, record: Any, where: str, system: str | None) -> Question:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where}: expected an object with prompt or messages, got {kind(record)}")
+    small = {str(name).strip().lower(): value for name, value in record.items()}  # as training reads the names
+    fields = {name: value for name, value in small.items() if isinstance(value, list) or not holds_null(value)}
+    present = [name for name in PROMPTS if name in fields]
+    if len(present) != 1 and present != ["instruction", "input"]:
+        raise ValueError(
+            f"{where}: expected one of the fields {', '.join(PROMPTS)}, or instruction and input, got the fields "
+            f"{some(list(map(str, record)))}"
+        )
+    row, name = Row(fields, where), present[0]
+    conversation = name in CONVERSATIONS or looks_like_messages(fields[name])
+    read = _of_conversation(row, name) if conversation else _of_texts(row, present)
+    question = Question(line, record.get("id"), *read)
+    if system is not None and question.messages and question.messages[0]["role"] != "system":
+        return question._replace(messages=[{"role": "system", "content": system}, *question.messages])
+    return question
 
 
-def _messages(value: Any, where: str) -> Iterator[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{where}: expected a list of messages, got {kind(value)}")
-    for place, message in enumerate(value):
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            raise ValueError(f"{where}[{place}]: expected role ({', '.join(ROLES)}) and content, got {kind(message)}")
-        yield {"role": message["role"], "content": _text(message.get("content"), f"{where}[{place}]")}
-    if value[-1]["role"] != "user":
-        raise ValueError(f"{where}: the last message should be the user's, got the {value[-1]['role']}'s")
+def _of_texts(row: Row, names: list[str]) -> tuple[Messages, tuple[str, ...]]:
+    """The prompt of a row of texts, and its references."""
+    texts = {name: numbers_as_text(row.fields[name]) for name in names}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not (text.strip() or name != names[0]):
+            raise ValueError(f"{row.location}, {name}: expected a text that is not empty, got {kind(text)}")
+    prompt = "\n".join(text for value in texts.values() if (text := str(value)).strip())
+    return [{"role": "user", "content": prompt}], _answers(row)
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: expected a text that is not empty, got {kind(value)}")
-    return value
+def _of_conversation(row: Row, name: str) -> tuple[Messages, tuple[str, ...], str]:
+    """The messages of a conversation up to the last one of its user, its references, and the reason for skipping it."""
+    messages = messages_of(row, name)
+    if not messages:
+        return [], (), "an empty conversation"
+    sharegpt = MESSAGE_KEYS["sharegpt"]
+    keys = sharegpt if all(key in messages[0].fields for key in sharegpt) else MESSAGE_KEYS["messages"]
+    if reason := unreadable(messages, keys, ROLES):
+        return [], (), reason
+    turns = turns_of(messages, keys, ROLES)
+    last = [turn.content for turn in turns[-1:] if turn.role == "assistant"]
+    kept = turns[: len(turns) - len(last)]
+    if kept and kept[0].role != "system" and (system := row.text("system", default="")):
+        kept = (Turn("system", system), *kept)
+    if not kept or kept[-1].role != "user" or not kept[-1].content.strip():
+        return [], (), "a conversation whose last message, or the one before its last answer, is no text of the user"
+    references = tuple(text for text in last if text.strip()) or _answers(row)
+    return [{"role": turn.role, "content": turn.content} for turn in kept], references, ""
+
+
+def _answers(row: Row) -> tuple[str, ...]:
+    """The answers in the columns of a row."""
+    for name in ANSWERS:
+        if looks_like_messages(row.fields.get(name)):
+            turns = turns_of(messages_of(row, name), MESSAGE_KEYS["messages"], ROLES)
+            return tuple(turn.content for turn in turns if turn.role == "assistant")
+        if name in row.fields:
+            return Row({name: numbers_as_text(row.fields[name])}, row.location).texts(name)
+    return ()

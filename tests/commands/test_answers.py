@@ -34,6 +34,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<s>assistant: {% endif %}"
 )
 
+USER, ASSISTANT = {"role": "user", "content": "cat"}, {"role": "assistant", "content": "hat"}
+
 
 @pytest.fixture(scope="module")
 def folder(toybench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -134,19 +136,63 @@ def test_prompts_are_read_from_files_as_training_data_is(name: str, tmp_path: Pa
     assert [(one.line, one.id, one.prompt) for one in questions] == [(1, "a", "Größe,\nbitte"), (2, "b", "two")]
     with pytest.raises(ValueError, match=r"no file .*absent"):
         read_questions_file(tmp_path / "absent.jsonl")
+    with pytest.raises(ValueError, match="is a folder: name one of its files"):
+        read_questions_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "references"),
+    [
+        ({"prompt": "cat", "completion": "hat"}, "cat", ("hat",)),
+        ({"Instruction": "Rhyme.", "Input": "cat", "Output": "hat"}, "Rhyme.\ncat", ("hat",)),
+        ({"instruction": "Rhyme.", "input": None, "output": 7}, "Rhyme.", ("7",)),
+        ({"input": "cat", "output": ["hat", "bat"]}, "cat", ("hat", "bat")),
+        ({"messages": [USER, ASSISTANT]}, "cat", ("hat",)),
+        ({"messages": json.dumps([USER, ASSISTANT, {**USER, "content": "dog"}])}, "dog", ()),
+        ({"conversations": [{"from": "human", "value": "cat"}, {"from": "gpt", "value": "hat"}]}, "cat", ("hat",)),
+        ({"prompt": [USER], "completion": [ASSISTANT]}, "cat", ("hat",)),
+    ],
+)
+def test_training_rows_are_read_as_prompts_and_their_answers_as_references(
+    row: dict[str, Any], prompt: str, references: tuple[str, ...], tmp_path: Path
+) -> None:
+    (question,) = read_questions_file(write_lines(tmp_path / "my.jsonl", [row]), system="Be brief.")
+    assert (question.prompt, question.references, question.skipped) == (prompt, references, "")
+    assert question.messages[0] == {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "a conversation with tools"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "a message with images"),
+        ([ASSISTANT], "a conversation whose last message"),
+        ([], "an empty conversation"),
+    ],
+)
+def test_a_conversation_that_cannot_be_read_is_skipped_by_reason(
+    messages: list[Any], reason: str, tmp_path: Path
+) -> None:
+    (question,) = read_questions_file(write_lines(tmp_path / "my.jsonl", [{"messages": messages}]), system="Be brief.")
+    assert reason in question.skipped
+    assert question.messages == []
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"prompt": "a"', r"line 2: not valid JSON"),
-        ('{"text": "a"}', "line 2: expected either the field prompt or the field messages, got the fields text"),
-        ('{"prompt": "a", "messages": []}', "line 2: expected either"),
+        (
+            '{"text": "a"}',
+            "line 2: expected one of the fields messages, .*, or instruction and input, got the fields text",
+        ),
+        ('{"prompt": "a", "messages": []}', "line 2: expected one of the fields"),
         ('{"prompt": " "}', "line 2, prompt: expected a text that is not empty"),
-        ('{"prompt": 7}', "got int 7"),
-        ('{"messages": []}', "line 2, messages: expected a list of messages"),
-        ('{"messages": [{"role": "human", "content": "a"}]}', r"messages\[0\]: expected role"),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', "the last message should be the user's"),
+        ('{"prompt": {}}', "got dict {}"),
+        ('{"prompt": null}', "line 2: expected one of the fields"),
+        ('{"messages": 7}', "line 2: 'messages' should be a list of messages, got int 7"),
+        ('{"messages": [{"role": "humam", "content": "a"}]}', r"line 2, 'messages'\[0\]: unknown role 'humam'"),
+        ('{"messages": [{"role": "user", "content": 7}]}', "'content' should be text, got int 7"),
         ("[1]", "expected an object with prompt or messages"),
     ],
 )

@@ -105,7 +105,7 @@ class RowForm:
         names = {name: self.column(name) for name in (*required, *optional) if self.column(name) in row.fields}
         fields = {name: row.fields[column] for name, column in names.items()}
         if not self.conversations:
-            fields = {name: _numbers_as_text(value) for name, value in fields.items()}
+            fields = {name: numbers_as_text(value) for name, value in fields.items()}
         known = Row({name: value for name, value in fields.items() if not _is_null(value)}, row.location)
         match self.name:
             case "messages" | "sharegpt":
@@ -256,14 +256,14 @@ def _messages_or_text(row: Row, column: str, role: str) -> list[Row]:
     return messages_of(row, column)
 
 
-def _numbers_as_text(value: object) -> object:
+def numbers_as_text(value: object) -> object:
     """Return a value with its numbers as texts, written as in JSON: ``3`` is the answer "3".
 
-    >>> _numbers_as_text(3), _numbers_as_text([0.5, True]), _numbers_as_text("a")
+    >>> numbers_as_text(3), numbers_as_text([0.5, True]), numbers_as_text("a")
     ('3', ['0.5', 'true'], 'a')
     """
     if isinstance(value, list | tuple):
-        return [_numbers_as_text(each) for each in value]
+        return [numbers_as_text(each) for each in value]
     return json.dumps(value) if isinstance(value, int | float) and not _is_null(value) else value
 
 
