@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
+from math import ceil
 from typing import NamedTuple
 
 from ..benchmarks import Split
+from ..messages import counted, some
 from ..noted_paths import noting
 from ..rendering.example_cache import ExampleCache
 from ..rendering.skipped_examples import skip_reason
@@ -71,6 +73,7 @@ def read_evaluation(
     trained_names = {task.name for task in trained}
     evaluated: list[EvaluationExample] = []
     prompts, rows, skipped, available, unknown = [], [], Counter[str](), {}, {}
+    too_small: list[str] = []
     sources_known = True
     for name in names[split]:
         task = preparation.benchmark.task(name)
@@ -85,6 +88,8 @@ def read_evaluation(
             )
         sources_known &= bool(read)
         places = instances.test if split == "test" else instances.validation
+        if instances.reduced and not places:
+            too_small.append(f"{name} ({instances.reduced})")
         rendered = _render_task(preparation, task, of_task, places, ranking, shots)
         level = task.level or generalization_level(task, trained)
         available[name], unknown[name] = rendered.available, rendered.unknown
@@ -96,10 +101,33 @@ def read_evaluation(
             evaluated.append(_evaluation_example(len(evaluated), task, example, prompt, level, options, k))
     if not evaluated:
         raise ValueError(
-            f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
-            f"raise {OPTION}.{split}, or list other tasks"
+            _nothing_left(split, len(names[split]), skipped, too_small, preparation.instances.held_out_share)
         )
     return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown, sources_known)
+
+
+def _nothing_left(
+    split: Split, tasks: int, skipped: Mapping[str, int], too_small: Sequence[str], share: float | None
+) -> str:
+    """The error for a split without examples.
+
+    Args:
+        split: The split.
+        tasks: Number of its tasks.
+        skipped: Number of examples that cannot be scored, by reason.
+        too_small: Training tasks that hold out no example, with the numbers.
+        share: Largest share of a training task's examples that it holds out.
+    """
+    if too_small and share:
+        without = f", or set {OPTION}.validation to 0" if split == "validation" else ""
+        return (
+            f"no {split} example: {some(too_small)}; a training task holds out at most {OPTION}.held_out_share = "
+            f"{share:g} of its examples, and needs {ceil(1 / share)} of them to hold out one; give it more{without}"
+        )
+    reasons = f" (skipped: {', '.join(f'{count} {reason}' for reason, count in skipped.items())})" if skipped else ""
+    return (
+        f"no {split} example is left of {counted(tasks, 'task')}{reasons}; raise {OPTION}.{split}, or list other tasks"
+    )
 
 
 Options = tuple[tuple[str, ...], int | None]

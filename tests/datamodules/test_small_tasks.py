@@ -66,6 +66,18 @@ def test_a_task_of_twenty_examples_trains_and_is_tested(
     assert "are not read" not in caplog.text  # the file of a task in train and test is read
 
 
+def test_a_file_that_is_too_small_to_validate_on_says_so(tmp_path: Path, make_datamodule: Make) -> None:
+    (tmp_path / "three.jsonl").write_text('{"input": "a", "output": "b"}\n' * 3)
+    small = make_datamodule(benchmark=str(tmp_path / "three.jsonl"), instances=DEFAULTS)
+    small.prepare_data()
+    with pytest.raises(ValueError, match=r"three \(0 for test and 0 for validation of 3\).* needs 5 of them") as error:
+        small.setup("fit")
+    assert "set data.init_args.instances.validation to 0" in str(error.value)
+    without = make_datamodule(benchmark=str(tmp_path / "three.jsonl"), instances={"validation": 0})
+    without.prepare_data()
+    without.setup("fit")
+
+
 def test_collections_hold_out_their_own_numbers(mine: FileTasks, make_datamodule: Make) -> None:
     counts: dict[str, Any] = {"test": 9, "validation": 0, "test_of": {"mine": 2}, "validation_of": {"mine": 1}}
     data = make_datamodule(benchmark=Bench({"mine": mine, "yours": mine}), instances=counts)

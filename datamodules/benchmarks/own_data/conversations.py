@@ -155,6 +155,8 @@ def _problem(turns: Sequence[Turn], kept: Sequence[Turn]) -> str:
     if not kept:
         return "a conversation without an assistant turn"
     spoken = [turn.role for turn in (kept[1:] if kept[0].role == "system" else kept)]
+    if "system" in spoken:
+        return "a conversation with a system turn behind its first turn"
     if spoken != ["user", "assistant"] * (len(spoken) // 2):
         return "a conversation whose user and assistant turns do not alternate"
     if not all(turn.content.strip() for turn in kept if turn.role == "assistant"):

@@ -137,6 +137,9 @@ def test_published_variants_are_read(row: dict[str, Any], input: str, turns: tup
     assert (example.input, example.targets, example.turns) == (input, ("Hi",), turns)
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -145,6 +148,7 @@ def test_published_variants_are_read(row: dict[str, Any], input: str, turns: tup
         ({"messages": MESSAGES[:1]}, "a conversation without an assistant turn"),
         ({"messages": [*MESSAGES, MESSAGES[1]]}, "a conversation whose user and assistant turns do not alternate"),
         ({"messages": MESSAGES[1:]}, "a conversation whose user and assistant turns do not alternate"),
+        ({"messages": [SYSTEM, SYSTEM, *MESSAGES]}, "a conversation with a system turn behind its first turn"),
         ({"messages": [*MESSAGES, MESSAGES[0], EMPTY]}, "a conversation with an empty assistant turn"),
         ({"messages": [*MESSAGES, {"role": "tool", "content": "sunny"}]}, TOOLS),
         ({"conversations": [*SHAREGPT, {"from": "function_call", "value": "{}"}]}, TOOLS),
