@@ -41,11 +41,12 @@ def download_collections(
         print("\n".join(part_lines(wanted)))
         return
     outcomes = []
-    for outcome in download(wanted, expanded(to), verify=verify):
+    folder = expanded(to).absolute()
+    for outcome in download(wanted, folder, verify=verify):
         print(outcome, flush=True)
         outcomes.append(outcome)
     counts = Counter(outcome.status for outcome in outcomes)
     summary = ", ".join(f"{number} {status}" for status, number in counts.items())
-    print(f"{summary}; export CROSSTASK_DATA={to}")
+    print(f"{summary}{f'; export CROSSTASK_DATA={folder}' if folder.exists() else ''}")
     if counts["failed"]:
         raise ValueError(f"{counts['failed']} of {len(outcomes)} parts were not obtained, for the reasons above")

@@ -33,7 +33,7 @@ def fetch_git(part: GitPart, staging: Path) -> dict[str, Path]:
     needed = [*part.files, *(path for table in part.tables.values() for path in table.from_files)]
     paths = [*needed, *([part.licence_file] if part.licence_file else [])]
     _git(part, repository, "init", "--quiet")
-    for lock in (repository / ".git").glob("*.lock"):  # of an interrupted git
+    for lock in (repository / ".git").rglob("*.lock"):  # of an interrupted git
         lock.unlink()
     _git(part, repository, "config", "remote.origin.url", part.git)
     _git(part, repository, "fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", part.commit)
@@ -94,10 +94,10 @@ def _git(part: GitPart, repository: Path, *words: str) -> None:
         [program, "-C", str(repository), *words], capture_output=True, text=True, env=environment, check=False
     )
     if done.returncode:
-        raise ValueError(f"{part.origin}: {_reason(done.stderr, words)}")
+        raise ValueError(f"{part.origin}: {_reason(done.stderr, words, repository)}")
 
 
-def _reason(message: str, words: tuple[str, ...]) -> str:
+def _reason(message: str, words: tuple[str, ...], repository: Path) -> str:
     last = (message.strip().splitlines() or ["no message"])[-1]
     if any(text in message for text in NO_NETWORK):
         return f"no connection ({last}); run the command again: what arrived is kept"
@@ -110,4 +110,7 @@ def _reason(message: str, words: tuple[str, ...]) -> str:
         return (
             "there is no such repository, or it asks for a password; correct `git` in a table of your own (--sources)"
         )
-    return f"git {words[0]} failed ({last}); run the command again: what arrived is kept"
+    return (
+        f"git {words[0]} failed ({last}); run the command again: what arrived is kept; if it fails as before, remove "
+        f"{repository} and what arrived with it"
+    )

@@ -168,8 +168,10 @@ def _snapshot(part: HubPart, revision: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # a full disk
+        answered = error if isinstance(error, HfHubHTTPError) else error.__cause__
+        status = answered.response.status_code if isinstance(answered, HfHubHTTPError) else None
+        problem = f"the hub answered with the error {status}" if status else "no connection to the hub"
         raise ValueError(
-            f"{part.origin}: no connection to the hub ({type(error).__name__}); "
-            "run the command again: what arrived is kept"
+            f"{part.origin}: {problem} ({type(error).__name__}); run the command again: what arrived is kept"
         ) from error
     return Path(folder)

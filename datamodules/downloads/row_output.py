@@ -7,6 +7,7 @@ from typing import Any
 
 from ..benchmarks.rows.column_recipes import Recipe, with_columns
 from ..benchmarks.rows.row import Row
+from ..messages import nearest, some
 from ..whole_files import whole_file
 
 
@@ -20,8 +21,13 @@ def recipe_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
     for column, recipe in recipes.items():
         if column not in made.fields:
             paths = [recipe["from"]] if isinstance(recipe["from"], str) else recipe["from"]
-            row.value(paths[0].split(".")[0])
-            raise row.error(f"nothing at {' or '.join(paths)}, which {column!r} is made from")
+            first = paths[0].split(".")[0]
+            near = "" if first in row.fields else f"; {nearest(first, row.fields)}"
+            raise row.error(
+                f"nothing at {' or '.join(paths)}, from which {column!r} is made{near}; there are "
+                f"{some(list(row.fields))}, so upstream has changed; correct `columns` in a table of your own "
+                "(--sources)"
+            )
     return {column: made.fields[column] for column in recipes}
 
 

@@ -33,7 +33,7 @@ class SmallHub:
 
     Args:
         files: Content of the files of each dataset, by path in its parquet branch.
-        refused: Error code of datasets that the hub does not serve, e.g. ``GatedRepo``.
+        refused: Error code of datasets that the hub does not serve, e.g. ``GatedRepo``, or the status that it answers.
         broken_after: Bytes after which the next transfer of a file breaks; None: it does not.
         starts: First byte of every transfer.
     """
@@ -93,6 +93,9 @@ def running(hub: SmallHub) -> Iterator[SmallHub]:
             error = hub.refused.get(name) or ("" if name in hub.files else "RepoNotFound")
             if not error and "/revision/" in path and revision not in known:
                 error = "RevisionNotFound"
+            if error.isdigit():
+                self._send(int(error), b"{}")
+                return
             if error:
                 self._send(403 if error == "GatedRepo" else 404, b"{}", {"X-Error-Code": error})
                 return

@@ -80,7 +80,9 @@ def test_what_was_interrupted_resumes_and_nothing_half_placed_is_read(upstream: 
     repository = data / ".downloads/bbh/tasks.unfinished/repository"
     repository.mkdir(parents=True)
     git(repository, "init", "--quiet")
-    (repository / ".git/index.lock").touch()  # git was killed
+    for lock in ("index.lock", "info/sparse-checkout.lock"):  # git was killed
+        (repository / ".git" / lock).parent.mkdir(exist_ok=True)
+        (repository / ".git" / lock).touch()
     outcomes(tmp_path, pinned)
     whole = files(data)
     # Killed between the record and the last rename: the files wait below .downloads, where no reader looks.
@@ -159,7 +161,10 @@ def test_tables_become_rows_of_inputs_and_targets(upstream: Path, tmp_path: Path
     tables["exmix/cogs/train.jsonl"]["columns"] = {"inputs": {"from": "sentense"}}
     shutil.rmtree(tmp_path / "data")
     (outcome,) = outcomes(tmp_path, part(upstream, files={}, tables=tables))
-    assert "data.tsv, line 1: no 'sentense'; nearest: sentence" in outcome.message
+    assert (
+        "data.tsv, line 1: nothing at sentense, from which 'inputs' is made; nearest: sentence; there are"
+        in outcome.message
+    )
 
 
 @pytest.mark.parametrize(

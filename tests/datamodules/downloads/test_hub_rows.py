@@ -70,13 +70,18 @@ def test_a_broken_transfer_is_repeated_and_a_torn_file_places_nothing(
     [
         ({"hub": "kilt_task"}, "", "no such dataset on the hub, or it is private; if it was renamed, correct `hub`"),
         ({}, "GatedRepo", "accept the licence (MIT) there, log in with `hf auth login`"),
+        ({}, "500", "the hub answered with the error 500"),
         ({"revision": "v9"}, "", "no revision 'v9'"),
         ({"config": "aida"}, "", "no such configuration and split; there are aidayago2/train"),
         ({"split": "dev"}, "", "no such configuration and split; there are aidayago2/train"),
         ({"rows": 51}, "", "50 rows, and there were 51 when the table was written, so upstream has changed"),
-        ({"columns": {"inputs": {"from": "inputs"}}}, "", "no 'inputs'; nearest: input"),
+        (
+            {"columns": {"inputs": {"from": "inputs"}}},
+            "",
+            "nothing at inputs, from which 'inputs' is made; nearest: input; there are",
+        ),
     ],
-    ids=["name", "gated", "revision", "config", "split", "rows", "columns"],
+    ids=["name", "gated", "error", "revision", "config", "split", "rows", "columns"],
 )
 def test_what_the_hub_lacks_is_named(
     program: WarmProgram, hub: SmallHub, tmp_path: Path, changes: dict[str, Any], refused: str, message: str
