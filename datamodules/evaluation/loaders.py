@@ -6,7 +6,7 @@ are ignored.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -20,7 +20,6 @@ from ..packing.best_fit import Packing, one_per_row
 from ..packing.budget_batches import budget_batches
 from ..packing.collate import CausalRows, RowBatch, RowKind, Seq2SeqRows, holes_of
 from ..packing.replicas import Replicas
-from ..rendering.chat import chat_end, chat_prompt
 from ..rendering.special_tokens import leading_tokens
 from ..rendering.tokenization import tokenizer_fingerprint
 from ..schema import EvaluationExample, PromptBatch, TokenizedExample
@@ -30,6 +29,7 @@ from .evaluation_settings import Evaluation
 from .option_batches import CausalOptionRows, OptionBatch, OptionRows, RankedExample, Seq2SeqOptionRows
 from .option_trees import OptionTree, tokenize_options, tree_columns
 from .options import OptionRanking
+from .tokenized_prompts import TokenIds, option_documents, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,11 @@ class EvaluationLoaders:
         evaluation = self.evaluation
         leading = leading_tokens(self.preparation.tokenizer, self.preparation.bos)
         lengths = (evaluation.max_new_tokens, evaluation.batch_tokens, self.row_length, self.target_length)
+        prompts = hashlib.sha256()
+        for example in examples.examples:
+            prompts.update(f"{example!r}\n".encode())
         return {
-            "prompts": hashlib.sha256(repr(examples.examples).encode()).hexdigest(),
+            "prompts": prompts.hexdigest(),
             "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
             "batches": repr((*lengths, self.packing.__name__, leading, evaluation.ranking)),
         }
@@ -108,42 +111,32 @@ class EvaluationLoaders:
         tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
         tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
         options = [example.options for example in examples.examples]
-        chats = [bool(prompt.turns) for prompt in examples.prompts]
-        documents = tokenize(
-            [prompt.source for prompt, chat in zip(examples.prompts, chats, strict=True) if not chat],
-            [of_one for of_one, chat in zip(options, chats, strict=True) if not chat],
-        )
-        if any(chats):
-            rendered = [chat_prompt(tokenizer, prompt.turns[:-1]) for prompt in examples.prompts if prompt.turns]
-            of_chats = [of_one for of_one, chat in zip(options, chats, strict=True) if chat]
-            ranked = tokenize(rendered, of_chats, bos=False, joint="", end=chat_end(tokenizer))
-            parts = {True: iter(ranked), False: iter(documents)}
-            documents = [next(parts[chat]) for chat in chats]
         unconditional: dict[str, TokenizedExample] = {}
         if ranking.unconditional is not None:
             texts = list(dict.fromkeys(option.strip() for group in options for option in group))
             tokenized = tokenize([ranking.unconditional] * len(texts), [[text] for text in texts])
             unconditional = {text: document for text, [document] in zip(texts, tokenized, strict=True)}
-        if cut := sum(self.option_rows.cuts(group) for group in documents):
-            rank_zero_info(f"{cut} of {len(documents)} prompts to rank lose their beginning")
-        return OptionLoader(
+        loader = OptionLoader(
             examples.examples,
-            documents,
+            option_documents(tokenizer, examples.prompts, options, tokenize),
             rows=self.option_rows,
             budget=self.evaluation.batch_tokens,
             replicas=replicas,
             unconditional=unconditional,
             skip=skip,
         )
+        if loader.cut:
+            rank_zero_info(f"{loader.cut} of {len(options)} prompts to rank lose their beginning")
+        return loader
 
     def _prompt_loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "PromptLoader":
         tokenizer = self.preparation.tokenizer
         longest = self.longest_source
-        sources = self.preparation.tokenize_sources(examples.prompts)
-        if cut := sum(len(source) > longest for source in sources):
+        sources, cut = prompt_tokens(self.preparation, examples.prompts, longest)
+        if cut:
             rank_zero_info(f"{cut} of {len(sources)} prompts lose their beginning to {longest} tokens")
         return PromptLoader(
-            [source[-longest:] for source in sources],
+            sources,
             examples.examples,
             pad_token_id=tokenizer.pad_token_id,
             pad_left=self.target_length is None,
@@ -199,7 +192,7 @@ class PromptLoader:
 
     def __init__(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[TokenIds],
         examples: Sequence[EvaluationExample],
         *,
         pad_token_id: int,
@@ -228,7 +221,7 @@ class PromptLoader:
         return PromptBatch(input_ids, mask, examples, self.max_new_tokens)
 
 
-def pad_prompts(sources: Sequence[Sequence[int]], pad_token_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+def pad_prompts(sources: Sequence[TokenIds], pad_token_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """Return prompts as (input_ids, attention_mask), int64 [B, L] each, padded to the longest of them.
 
     Args:
@@ -241,7 +234,7 @@ def pad_prompts(sources: Sequence[Sequence[int]], pad_token_id: int, *, left: bo
     attention_mask = torch.zeros_like(input_ids)
     for r, source in enumerate(sources):
         columns = slice(longest - len(source), None) if left else slice(None, len(source))
-        input_ids[r, columns] = torch.tensor(source)
+        input_ids[r, columns] = torch.as_tensor(source)
         attention_mask[r, columns] = 1
     return input_ids, attention_mask
 
@@ -269,7 +262,7 @@ class OptionLoader:
     def __init__(
         self,
         examples: Sequence[EvaluationExample],
-        documents: Sequence[Sequence[TokenizedExample]],
+        documents: Iterable[Sequence[TokenizedExample]],
         *,
         rows: OptionRows,
         budget: int,
@@ -278,7 +271,11 @@ class OptionLoader:
         skip: Collection[int] = (),
     ) -> None:
         self.examples, self.rows, self.replicas, self.skip = examples, rows, replicas, skip
-        self.trees = [_trees(rows, *pair) for pair in zip(examples, documents, strict=True)]
+        self.trees, self.cut = [], 0
+        """The trees of each example's options, and the number of prompts that lose their beginning."""
+        for example, of_example in zip(examples, documents, strict=True):
+            self.trees.append(_trees(rows, example, of_example))
+            self.cut += rows.cuts(of_example)
         self.unconditional = {text: rows.trees([document]) for text, document in (unconditional or {}).items()}
         self._batches = budget_batches([tree_columns(trees) for trees in self.trees], budget)
 

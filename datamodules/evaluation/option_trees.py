@@ -127,11 +127,12 @@ def _without_beginning(document: TokenizedExample, cut: int, longest: int) -> To
 
 
 def _tree(documents: Sequence[TokenizedExample], shared: int) -> OptionTree:
-    ids = [document.input_ids.astype(np.int64) for document in documents]
+    ids = [document.input_ids for document in documents]
+    # Copies, since a view of a branch would keep the prompt before it in memory.
     return OptionTree(
-        trunk=ids[0][:shared],
-        branches=tuple(document_ids[shared:-1] for document_ids in ids),
-        targets=tuple(document_ids[document.n_source :] for document_ids, document in zip(ids, documents, strict=True)),
+        trunk=ids[0][:shared].astype(np.int64),
+        branches=tuple(document_ids[shared:-1].astype(np.int64) for document_ids in ids),
+        targets=tuple(document.input_ids[document.n_source :].astype(np.int64) for document in documents),
     )
 
 

@@ -40,7 +40,7 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
         "read": read,
     }
     records = (
-        [example, asdict(prompt), row]
+        [example, {**asdict(prompt), "source": ""}, row]  # the source is the example's
         for example, prompt, row in zip(evaluated.examples, evaluated.prompts, evaluated.rows, strict=True)
     )
     write_sealed_lines(path, chain([json.dumps(head)], map(json.dumps, records)))
@@ -59,7 +59,7 @@ def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
     for example, prompt, row in records:
         values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in example]
         examples.append(EvaluationExample(*values))
-        prompts.append(_prompt(prompt))
+        prompts.append(_prompt({**prompt, "source": examples[-1].source}))
         rows.append(row)
     unknown = {task: UnknownTokens(*counts) for task, counts in head["unknown"].items()}
     return EvaluationSet(examples, prompts, head["skipped"], rows, head["available"], unknown), head["lines"]

@@ -25,15 +25,22 @@ HIDDEN = f"\ufdd1{secrets.token_hex(8)}:"
 """Beginning of the placeholder for a special token's text in a message, while a chat template is rendered."""
 
 
+ENCODED_AT_ONCE = 1024
+"""Texts that the tokenizer encodes in one call; its encodings take some hundred bytes a token until the call's end."""
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each text. A text that spells a special token is encoded as ordinary text.
 
     Raises:
         ValueError: A text holds half of a surrogate pair, which Python makes of escapes and of input that is not UTF-8.
     """
+    backend, ids = text_tokenizer(tokenizer), []
     with _surrogates_rejected(texts):
-        encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
-    return [encoding.ids for encoding in encodings]
+        for first in range(0, len(texts), ENCODED_AT_ONCE):
+            part = list(texts[first : first + ENCODED_AT_ONCE])
+            ids += [encoding.ids for encoding in backend.encode_batch_fast(part, add_special_tokens=False)]
+    return ids
 
 
 def encode_with_ends(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +59,28 @@ def write_sealed_lines(path: Path, lines: Iterable[str]) -> None:
         file.write(f"{digest.hexdigest()}\n")
 
 
-def read_sealed_lines(path: Path) -> list[str]:
-    """Return the lines that ``write_sealed_lines`` wrote.
+def read_sealed_lines(path: Path) -> Iterator[str]:
+    """Yield the lines that ``write_sealed_lines`` wrote.
 
-    The list is empty if the file does not exist, or if it is damaged. A damaged file is reported in a warning.
+    There are none if the file does not exist, or if it is damaged. A damaged file is reported in a warning. The file is
+    read twice, since it may be larger than memory.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    text, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:]
-    if f"{hashlib.sha256(text).hexdigest()}\n".encode() != seal:
-        warnings.warn(f"{path} is damaged; reading the data files again", stacklevel=2)
-        return []
-    return text.decode().split("\n")[:-1]
+    if not path.exists():
+        return
+    size = path.stat().st_size - SEAL_LENGTH
+    with open(path, "rb") as file:
+        digest, left = hashlib.sha256(), size
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+        if size < 0 or f"{digest.hexdigest()}\n".encode() != file.read():
+            warnings.warn(f"{path} is damaged; reading the data files again", stacklevel=2)
+            return
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        while size > 0:
+            line = next(lines)
+            size -= len(line.encode())
+            yield line.rstrip("\n")
 
 
 def rename_sealed(partial: Path, folder: Path) -> None:

@@ -1,11 +1,16 @@
 """Evaluation batches: every prompt once over all replicas, and replicas in step."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.datamodules.evaluation import tokenized_prompts
 from crosstask.datamodules.evaluation.loaders import ChainedLoader, PromptLoader, RowLoader
+from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.budget_batches import budget_batches
 from crosstask.datamodules.packing.collate import CausalRows
@@ -39,6 +44,24 @@ def test_every_prompt_is_evaluated_once_and_replicas_stay_in_step(size: int) -> 
     assert sorted(asked) == list(range(len(SOURCES)))
     assert len({len(one) for one in loaders}) == 1
     assert {len(list(one)) for one in loaders} == {len(loaders[0])}
+
+
+def test_prompts_are_tokenized_in_parts_as_at_once(
+    make_datamodule: Callable[..., InstructionTuningDataModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Generated prompts and ranked options, whose tokens a large evaluation never holds as Python's lists."""
+    data = make_datamodule(evaluation={"max_new_tokens": 4, "ranking": OptionRanking(labels=10)})
+    data.setup("test")
+
+    def batches() -> list[str]:
+        return [
+            repr([value.tolist() for value in batch if isinstance(value, Tensor)]) for batch in data.test_dataloader()
+        ]
+
+    at_once = batches()
+    monkeypatch.setattr(tokenized_prompts, "TOKENIZED_AT_ONCE", 3)
+    assert batches() == at_once
+    assert {example.options == () for example in data.evaluation_examples("test")} == {True, False}
 
 
 def test_rows_hold_their_prompts_with_padding_on_the_side_of_the_model() -> None:
