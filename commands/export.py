@@ -103,7 +103,8 @@ def write_card(checkpoint: Path, folder: Path, name: str, licence: str | None, r
 
     extras = checkpoint_extras(checkpoint)
     files = read_run_files(run or run_of_checkpoint(checkpoint))
-    card = model_card(name, extras[KEY], files, steps=int(extras["global_step"]), licence=licence)
+    chat = (folder / "chat_template.jinja").exists()
+    card = model_card(name, extras[KEY], files, steps=int(extras["global_step"]), licence=licence, chat=chat)
     write_whole(folder / "README.md", card)
 
 

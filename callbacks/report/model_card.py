@@ -1,5 +1,6 @@
 """The model card of an exported model: README.md for a repository of the hub, from its run's files."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,40 @@ import yaml
 
 from ...datamodules.data_files import parse_json
 from ...datamodules.hub_names import hub_source
-from ...datamodules.messages import expanded
+from ...datamodules.messages import counted, expanded
 from ...datamodules.visible_text import markdown_code, visible
 
 SHOWN_VERSIONS = ("crosstask", "torch", "transformers", "lightning", "tokenizers", "peft")
 LONGEST_MIXTURE = 80  # lines of the mixture's tree; the others are counted
+USE = {
+    "text-classification": """\
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
+
+scorer = CrossEncoder.from_pretrained("{name}")
+scorer.rank("instruction", ["one", "another"])
+""",
+    "text-generation": """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{name}", max_new_tokens=64, return_full_text=False)
+print(generate("Translate to French: cheese")[0]["generated_text"])
+""",
+    "chat": """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{name}", max_new_tokens=64)
+messages = [{{"role": "user", "content": "Translate to French: cheese"}}]
+print(generate(messages)[0]["generated_text"][-1]["content"])
+""",
+    "text2text-generation": """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("{name}"), AutoModelForSeq2SeqLM.from_pretrained("{name}")
+answer = model.generate(**tokenizer("Translate to French: cheese", return_tensors="pt"), max_new_tokens=64)
+print(tokenizer.decode(answer[0], skip_special_tokens=True))
+""",
+}
+"""A program that uses the model, by its task on the hub; ``chat`` is for a model with a chat template."""
 TRAINER_SETTINGS = ("max_steps", "precision", "strategy", "accumulate_grad_batches", "gradient_clip_val")
 PLACES = ("cache", "folder", "path", "dirpath", "save_dir", "source")
 """Settings that name places of the machine of the training, which a card does not publish."""
@@ -65,7 +95,9 @@ def run_of_checkpoint(checkpoint: Path) -> Path:
     )
 
 
-def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: int, licence: str | None = None) -> str:
+def model_card(
+    name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: int, licence: str | None = None, chat: bool = False
+) -> str:
     """Return the text of a model's README.md.
 
     Args:
@@ -74,12 +106,13 @@ def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: in
         run: Files of the run.
         steps: Optimizer steps of the checkpoint.
         licence: Identifier of the licence of the weights on the hub; None leaves the choice to the user.
+        chat: Whether the model's folder has a chat template.
     """
     sections = [
         _front_matter(extras, licence),
         f"# {visible(name)}",
         _origin(extras, steps, run.record),
-        *_use(name, extras),
+        *_use(name, extras, run.settings, chat),
         *_data(run),
         *_settings(run.settings),
         *_scores(run.scores),
@@ -119,25 +152,33 @@ def _origin(extras: Mapping[str, Any], steps: int, record: Mapping[str, Any]) ->
     if source:
         _, pin = hub_source(source)
         base = published_base(extras)
-        begun = markdown_code(base) if base else "weights of its authors"
+        begun = markdown_code(base) if base else "weights in a local folder"
         begun += f" at revision {markdown_code(pin['revision'])}" if base and pin else ""
     adapters = next((kind for kind in ("lora", "prefix") if kind in extras.get("adapters", {})), None)
     how = {None: "", "lora": ", by low-rank adapters that are merged into them", "prefix": ", as a trained prefix"}
     commit = f" (commit {str(record['commit'])[:12]})" if record.get("commit") else ""
     return (
-        f"{markdown_code(extras['architecture'])}, trained from {begun} for {steps:,} optimizer steps"
+        f"{markdown_code(extras['architecture'])}, trained from {begun} for {counted(steps, 'optimizer step')}"
         f"{how[adapters]} with crosstask{commit}."
     )
 
 
-def _use(name: str, extras: Mapping[str, Any]) -> Iterator[str]:
+def _use(name: str, extras: Mapping[str, Any], settings: Mapping[str, Any], chat: bool) -> Iterator[str]:
+    kind = "chat" if chat and _kind(extras) == "text-generation" else _kind(extras)
     yield "## Use"
-    if _kind(extras) == "text-classification":
-        lines = ["from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder", ""]
-        lines += [f'scorer = CrossEncoder.from_pretrained("{name}")', 'scorer.rank("instruction", ["one", "another"])']
-        yield _fenced("\n".join(lines), "python")
-    else:
-        yield f"```bash\ncrosstask chat {name}\ncrosstask predict {name} --inputs my.jsonl --output answers.jsonl\n```"
+    yield _fenced(USE[kind].format(name=name), "python")
+    if kind == "text-classification":
+        return
+    yield f"```bash\ncrosstask chat {name}\ncrosstask predict {name} --inputs my.jsonl --output answers.jsonl\n```"
+    form = (((settings.get("data") or {}).get("init_args") or {}).get("prompt") or {}) if settings else {}
+    if delimiters := (form.get("init_args") or {}).get("delimiters"):
+        listed = ", ".join(markdown_code(json.dumps(delimiter, ensure_ascii=False)) for delimiter in delimiters)
+        yield (
+            f"Prompts of tasks ended in one of {listed} in training, unless their instruction ended in a colon; "
+            "conversations were in the tokenizer's chat template."
+        )
+    elif name_of := str(form.get("class_path", "")).rpartition(".")[2]:
+        yield f"Prompts of tasks had the form of {markdown_code(name_of)} in training."
 
 
 def _data(run: RunFiles) -> Iterator[str]:
@@ -161,7 +202,26 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
     shown = {"trainer": {name: trainer[name] for name in TRAINER_SETTINGS if trainer.get(name) is not None}}
     shown |= {part: without_places(settings.get(part) or {}) for part in ("model", "data")}
     yield "## Settings"
-    yield _fenced(yaml.safe_dump(shown, sort_keys=False), "yaml")
+    yield _fenced(yaml.dump(_given(shown), Dumper=_QuotedLines, sort_keys=False), "yaml")
+
+
+class _QuotedLines(yaml.SafeDumper):
+    """Writes texts with line ends in double quotes, as ``"\\nAnswer:"``."""
+
+
+def _text_as_yaml(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
+
+
+_QuotedLines.add_representer(str, _text_as_yaml)
+
+
+def _given(settings: Any) -> Any:
+    """Return settings without those that are null or empty."""
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = {name: _given(each) for name, each in settings.items()}
+    return {name: each for name, each in kept.items() if each is not None and each != {} and each != []}
 
 
 def without_places(value: Any) -> Any:

@@ -27,7 +27,14 @@ def run(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
     settings = {
         "trainer": {"max_steps": 2, "precision": "32-true", "default_root_dir": "/home/me/secret"},
         "model": {"class_path": "InstructionTuningModule", "init_args": {"optimizer": {"learning_rate": 0.01}}},
-        "data": {"init_args": {"benchmark": {"init_args": {"folder": "/home/me/secret"}}, "cache": "/home/me/secret"}},
+        "data": {
+            "init_args": {
+                "benchmark": {"init_args": {"folder": "/home/me/secret"}},
+                "cache": "/home/me/secret",
+                "prompt": {"class_path": "OptImlPrompt", "init_args": {"delimiters": ["\nA:", " A:"]}},
+                "demonstrations": None,
+            }
+        },
     }
     (version / "config.yaml").write_text(yaml.safe_dump(settings))
     (version / "run.json").write_text(
@@ -55,6 +62,10 @@ def test_a_dry_run_writes_the_card_and_lists_the_files(run: Path, capsys: pytest
     assert "random weights" in card
     assert "- licences of toybench: CC0 (3), not stated (1)" in card
     assert "learning_rate: 0.01" in card
+    assert "demonstrations" not in card  # null
+    assert '- "\\nA:"\n' in card
+    assert 'Prompts of tasks ended in one of `"\\nA:"`, `" A:"` in training' in card
+    assert 'pipeline("text-generation", "me/tiny", max_new_tokens=64' in card
     assert "| a | 61.2 |" in card
     assert "| b | 0 |" not in card  # categories are left to the report
     assert "Python 3.12.1, torch 9.9." in card
@@ -71,6 +82,9 @@ def test_a_base_of_the_hub_is_named_with_its_revision() -> None:
     local = model_card("me/x", {**EXTRAS, "pretrained": "/home/me/secret"}, RunFiles(), steps=1)
     assert "base_model" not in front_matter(local)
     assert "secret" not in local
+    assert "from weights in a local folder for 1 optimizer step with" in local
+    chat = model_card("me/x", EXTRAS, RunFiles(), steps=1, chat=True)
+    assert 'messages = [{"role": "user"' in chat
     scorer = model_card("me/x", {**EXTRAS, "architecture": "RobertaForSequenceClassification"}, RunFiles(), steps=1)
     assert front_matter(scorer)["pipeline_tag"] == "text-classification"
     assert "CrossEncoder.from_pretrained" in scorer
