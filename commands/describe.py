@@ -19,7 +19,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def describe_mixture(settings: Settings, depth: int = 3) -> None:
-    """Print the mixture as a tree, and the tasks that the rules of a benchmark's split moved or dropped.
+    """Print the mixture as a tree; what the benchmark reports of its tasks and files comes first, on stderr.
 
     Args:
         settings: Of the run.
@@ -29,4 +29,4 @@ def describe_mixture(settings: Settings, depth: int = 3) -> None:
     data.prepare_data()
     data.setup("fit")
     steps = settings.trainer.max_steps
-    print(visible("\n".join([*data.split_lines(), *data.describe(steps if steps > 0 else None).lines(depth)])))
+    print(visible("\n".join(data.describe(steps if steps > 0 else None).lines(depth))))
