@@ -119,7 +119,7 @@ def print_exchange(plan: "ResourcePlan") -> None:
 
 
 def abbreviated(number: float) -> str:
-    """A count of parameters or tokens in thousands, millions or billions.
+    """Return a count of parameters or tokens in thousands, millions or billions, as text.
 
     >>> abbreviated(53_888), abbreviated(29_975_511_040), abbreviated(1_024)
     ('53.89K', '29.98B', '1.024K')
@@ -130,7 +130,7 @@ def abbreviated(number: float) -> str:
 
 
 def _hours(hours: float) -> str:
-    """Hours of a device; less than one in minutes."""
+    """Return hours of a device as text, less than one in minutes."""
     return f"{hours:,.1f} device hours" if hours >= 1 else f"{60 * hours:.2g} device minutes"
 
 

@@ -109,7 +109,7 @@ def read_evaluation(
 def _nothing_left(
     split: Split, tasks: int, skipped: Mapping[str, int], too_small: Sequence[str], share: float | None
 ) -> str:
-    """The error for a split without examples.
+    """Return the error message for a split without examples.
 
     Args:
         split: The split.

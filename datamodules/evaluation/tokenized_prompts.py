@@ -23,7 +23,7 @@ Documents = list[list[TokenizedExample]]
 def prompt_tokens(
     preparation: Preparation, prompts: Sequence[Prompt], longest: int
 ) -> tuple[list[NDArray[np.int32]], int]:
-    """The tokens of each prompt, int32 [n], and the number of prompts that lose their beginning.
+    """Return the tokens of each prompt, int32 [n], and the number of prompts that lose their beginning.
 
     Args:
         preparation: Turns prompts into tokens.
@@ -44,7 +44,7 @@ def option_documents(
     options: Sequence[Sequence[str]],
     tokenize: Callable[..., Documents],
 ) -> Iterator[list[TokenizedExample]]:
-    """The documents of each prompt's options, prompt by prompt; conversations are in the tokenizer's chat template.
+    """Yield the documents of each prompt's options; conversations are in the tokenizer's chat template.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -67,5 +67,5 @@ def option_documents(
 
 
 def _parts(number: int) -> Iterator[slice]:
-    """Parts of so many prompts, in their order."""
+    """Yield slices of `number` prompts, in order."""
     return (slice(first, first + TOKENIZED_AT_ONCE) for first in range(0, number, TOKENIZED_AT_ONCE))

@@ -131,7 +131,7 @@ def _question(line: int, record: Any, where: str, system: str | None) -> Questio
 
 
 def _of_texts(row: Row, names: list[str]) -> tuple[Messages, tuple[str, ...]]:
-    """The prompt of a row of texts, and its references."""
+    """Return the prompt of a row of texts, and its references."""
     texts = {name: numbers_as_text(row.fields[name]) for name in names}
     for name, text in texts.items():
         if not isinstance(text, str) or not (text.strip() or name != names[0]):
@@ -141,7 +141,7 @@ def _of_texts(row: Row, names: list[str]) -> tuple[Messages, tuple[str, ...]]:
 
 
 def _of_conversation(row: Row, name: str) -> tuple[Messages, tuple[str, ...], str]:
-    """The messages of a conversation up to the last one of its user, its references, and the reason for skipping it."""
+    """Return a conversation's messages up to its user's last one, its references, and the reason for skipping it."""
     messages = messages_of(row, name)
     if not messages:
         return [], (), "an empty conversation"
@@ -161,7 +161,7 @@ def _of_conversation(row: Row, name: str) -> tuple[Messages, tuple[str, ...], st
 
 
 def _answers(row: Row) -> tuple[str, ...]:
-    """The answers in the columns of a row."""
+    """Return the answers in the columns of a row."""
     for name in ANSWERS:
         if looks_like_messages(row.fields.get(name)):
             turns = turns_of(messages_of(row, name), MESSAGE_KEYS["messages"], ROLES)
