@@ -106,5 +106,5 @@ def test_bad_input(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no configuration .*nowhere\.yaml"):
         try_recipes("nowhere.yaml", str(tmp_path), {}, metric="validation/loss")
     bad = {"bad": {"include": ["nowhere"]}}  # rejected before the run has imported its libraries
-    with pytest.raises(ValueError, match=r"(?s)failed:.*no configuration 'nowhere'"):
+    with pytest.raises(ValueError, match=r"(?s)failed .*no configuration 'nowhere'"):
         try_recipes(str(recipe), str(tmp_path / "runs"), bad, metric="validation/loss")
