@@ -22,7 +22,8 @@ from typing import Any
 
 from common import print_result
 
-from crosstask.datamodules import InstructionTuningDataModule, PromptSource
+from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.datamodules.benchmarks import PromptSource
 from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.row_settings import Rows
