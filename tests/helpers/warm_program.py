@@ -39,14 +39,21 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.trun
 
 
 LATE = (
+    "attrs",
     "deepspeed",
+    "fsspec.implementations.chained",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_pdf",
     "matplotlib.backends.backend_svg",
     "nltk.stem.porter",
+    "rich._emoji_codes",
+    "torch.utils.serialization.config",
     "transformers.models.llama.modeling_llama",
+    "transformers.models.opt.modeling_opt",
+    "transformers.models.roberta.modeling_roberta",
+    "transformers.models.t5.modeling_t5",
 )
-"""Libraries that are imported on first use, which take a second or more."""
+"""Libraries that are imported on first use, several of which take a second or more."""
 
 
 class Death(NamedTuple):
@@ -219,6 +226,7 @@ def serve() -> None:
     os.dup2(2, 1)
     gc.disable()
     import_everything()
+    parse_once()
     gc.enable()
     gc.freeze()  # what was imported stays; collecting it again in every process takes longer than the fork
     for line in sys.stdin:
@@ -244,6 +252,13 @@ def import_everything() -> None:
             importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
+
+
+def parse_once() -> None:
+    """Read a recipe, which leaves the parsers of its classes in jsonargparse's cache."""
+    from crosstask.commands.shared.settings_reader import SettingsReader
+
+    SettingsReader("tests", ["--config", "quickstart"])
 
 
 def become(request: Mapping[str, Any]) -> None:
