@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from recipes import few_tasks
 
 from crosstask.callbacks.instruction_analysis import InstructionAnalysis
 from crosstask.callbacks.report.figure_style import svg_element
@@ -58,10 +59,11 @@ def test_a_run_leaves_its_map_and_numbers(
     instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     tokenizer, extracts = str(toybench / "tokenizer"), instruction.endswith("extractor")
+    splits = few_tasks(toybench, tmp_path / "splits", trained=40)
     shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2}
     length, exemplars = (24, 3) if extracts else (3, 0)
     settings: dict[str, Any] = {
-        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench), "splits": splits}},
         "tokenizer": tokenizer,
         "split": {"class_path": "CategorySplit", "init_args": {"outer": 4}},
         "rows": {"length": 160},
@@ -70,7 +72,7 @@ def test_a_run_leaves_its_map_and_numbers(
         "instances": {"train": 100, "validation": 0},
     }
     data = InstructionOptimizationDataModule(
-        NaturalInstructions(str(toybench)),
+        NaturalInstructions(str(toybench), splits),
         tokenizer,
         CategorySplit(4),
         rows=BilevelRows(length=160),

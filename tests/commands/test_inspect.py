@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from argument_groups import with_changes
+from recipes import few_tasks
 
 from crosstask.cli import main
 from crosstask.datamodules.inspection.lengths import length_histogram
@@ -19,9 +20,10 @@ TRAINED = "task001_toy_copy_animals"
 
 
 def configuration(toybench: Path, tmp_path: Path, kind: str, **changes: Any) -> list[str]:
-    """Words that name a configuration of data alone, on the embedded benchmark."""
+    """Words that name a configuration of data alone, on a few tasks of the embedded benchmark."""
+    splits = few_tasks(toybench, tmp_path / "splits", trained=24)
     arguments: dict[str, Any] = {
-        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench), "splits": splits}},
         "tokenizer": str(toybench / "tokenizer"),
         "instances": {"validation": 1, "test": 3},
     }

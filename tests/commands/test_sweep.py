@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recipes import store_of
+from recipes import few_tasks, store_of
 
 from crosstask.callbacks.report.comparison import System
 from crosstask.callbacks.report.published_scores import PublishedTable, compare_with_published
@@ -48,7 +48,10 @@ def written(folder: Path, content: Any) -> Path:
 def small(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> str:
     """Settings that make the recipe small."""
     data = {
-        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "benchmark": {
+            "class_path": "NaturalInstructions",
+            "init_args": {"folder": str(toybench), "splits": few_tasks(toybench, tmp_path / "splits")},
+        },
         "tokenizer": str(toybench / "tokenizer"),
         "evaluation": {"max_new_tokens": 4},
         "instances": {"test": 1, "validation": 1},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recipes import save_model, store_of
+from recipes import few_tasks, save_model, store_of
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 from warm_program import WarmProgram
 
@@ -27,15 +27,16 @@ SHRINK: dict[str, Any] = {
         "max_steps": 2,
         "accumulate_grad_batches": 1,
         "val_check_interval": 2,
-        "limit_val_batches": 2,
-        "limit_test_batches": 2,
+        "limit_val_batches": 1,
+        "limit_test_batches": 1,
+        "num_sanity_val_steps": 0,
     },
     "model": {"init_args": {"network": {"compile": False}, "optimizer": {"warmup": 0.5}}},
     "data": {
         "init_args": {
             "rows": {"length": 128, "per_step": 4},
-            "instances": {"validation": 2, "test": 3},
-            "evaluation": {"max_new_tokens": 6},
+            "instances": {"validation": 1, "test": 1},
+            "evaluation": {"max_new_tokens": 3},
         }
     },
 }
@@ -51,6 +52,7 @@ def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory, program: Warm
     """A folder where the README's names exist: upstream's files, models of the hub, and programs that run quickly."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(toybench, folder / "natural-instructions")
+    few_tasks(toybench, folder / "natural-instructions/splits/default")  # in place of upstream's 757
     tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
     (folder / "facebook").mkdir()
     model = save_model("opt", folder, len(load_tokenizer(str(toybench / "tokenizer"))))

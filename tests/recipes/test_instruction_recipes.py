@@ -11,6 +11,7 @@ import torch
 import yaml
 from argument_groups import with_changes
 from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
+from recipes import few_tasks
 from torch.testing import assert_close
 from warm_program import WarmProgram
 
@@ -31,7 +32,8 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
         "accelerator": "cpu",
         "max_steps": 7,
         "val_check_interval": 4,
-        "limit_val_batches": 2,
+        "limit_val_batches": 1,
+        "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
     }
     recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
@@ -46,10 +48,12 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
     recipe["model"]["init_args"]["instruction"]["length"] = DATA["instructions"]["length"]
     recipe["model"]["init_args"]["optimizer"]["warmup"] = 1
     recipe["model"]["init_args"]["outer"] |= {"calibrate_every": 1}
-    benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
+    splits = few_tasks(toybench, tmp_path / "splits", trained=40)
+    benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench), "splits": splits}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
     tokenizer = str(toybench / "tokenizer")
     data = {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    data["instances"] = {**DATA["instances"], "test": 1}
     recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], data)
     for room, kind in (("model", InstructionOptimizationModule), ("data", InstructionOptimizationDataModule)):
         recipe[room]["class_path"] = f"{kind.__module__}.{kind.__qualname__}"

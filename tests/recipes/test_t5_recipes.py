@@ -10,6 +10,7 @@ import pretrained_t5
 import pytest
 import torch
 import yaml
+from recipes import few_tasks
 from safetensors.torch import load_file
 
 from crosstask.cli import main
@@ -22,8 +23,9 @@ SHAPE = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_decoder_lay
 
 
 def shrunk(name: str, toybench: Path, **model: Any) -> str:
-    """A recipe on the embedded benchmark, for two steps of a tiny model."""
-    tasks = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
+    """A recipe on a few tasks of the embedded benchmark, for two steps of a tiny model."""
+    splits = few_tasks(toybench, Path("splits").absolute())
+    tasks = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench), "splits": splits}}
     changes = {
         "trainer": {"accelerator": "cpu", "max_steps": 2, "log_every_n_steps": 1, "enable_progress_bar": False},
         "model": {"init_args": model | {"optimizer": {"warmup": 1}}},
@@ -47,7 +49,7 @@ def test_the_commands_of_the_recipes_pretrain_measure_and_adapt(
     monkeypatch.setattr(sys, "argv", ["pretrained_t5.py", str(run), "measured", "--documents", "2"])
     pretrained_t5.main()
     printed = capsys.readouterr().out
-    assert "| loss of 30 unseen tasks | mean [95% interval] |" in printed
+    assert "| loss of 2 unseen tasks | mean [95% interval] |" in printed
     assert all(f"| {name} | " in printed for name in ("unigram", "random weights", "trained"))
     assert "unigram model" in Path("measured/loss.svg").read_text()
     main(["fit", "--config", shrunk("t5_small_adaptation", toybench)])

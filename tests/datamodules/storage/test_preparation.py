@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from live_processes import processes_in, within
+from recipes import few_tasks
 from warm_program import WarmProgram
 
 from crosstask.cli import main
@@ -116,7 +117,8 @@ def test_a_yaml_joins_collections_and_says_their_shares(
     (tmp_path / "own/train").mkdir(parents=True)
     rows = [{"input": f"{number} and 1?", "output": str(number + 1)} for number in range(40)]
     (tmp_path / "own/train/sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    toy = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
+    splits = few_tasks(toybench, tmp_path / "splits")
+    toy = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench), "splits": splits}}
     own = {"class_path": "FileTasks", "init_args": {"source": str(tmp_path / "own")}}
     text = {"class_path": "PretrainingText", "init_args": {"sources": {"text": str(tmp_path / "text.jsonl")}}}
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "Once upon a time there was a cat."}) + "\n")

@@ -10,13 +10,13 @@ from typing import Any
 import lightning as L
 import pytest
 import yaml
-from recipes import tuning_data
+from recipes import few_tasks, tuning_data
 from transformers import LlamaConfig, LlamaForCausalLM
 from warm_program import WarmProgram
 
 from crosstask.callbacks import GeneralizationReport, PredictionWriter
 from crosstask.callbacks.unfinished_predictions import find_unfinished, open_part
-from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.answers import Answer
@@ -61,17 +61,29 @@ def evaluate(
     return module, (folder / "predictions/test.jsonl").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def benchmark(toybench: Path, tmp_path: Path) -> NaturalInstructions:
+    """Ten tasks of the embedded benchmark, and one of two labels."""
+    splits = few_tasks(toybench, tmp_path / "splits", trained=8)
+    with open(f"{splits}/test_tasks.txt", "a") as file:
+        file.write("task075_toy_has_animals\n")
+    return NaturalInstructions(str(toybench), splits)
+
+
 def test_a_run_resumes_from_what_an_interrupted_one_answered(
-    make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
+    make_datamodule: Callable[..., InstructionTuningDataModule],
+    benchmark: NaturalInstructions,
+    tiny_model: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     """Ranked and written answers, at two numbers of shots; also where a line was cut off in its middle."""
 
     def data() -> InstructionTuningDataModule:
-        return make_datamodule(
-            evaluation={"ranking": OptionRanking(labels=2), "shots": [0, 1], "batch_tokens": 600}, instances={"test": 2}
-        )
+        evaluation = {"ranking": OptionRanking(labels=2), "shots": [0, 1], "batch_tokens": 300}
+        return make_datamodule(benchmark=benchmark, evaluation=evaluation, instances={"test": 6})
 
     whole, expected = evaluate(data(), tiny_model, tmp_path / "whole")
+    assert {"options" in json.loads(line) for line in expected.splitlines()} == {True, False}
     for stop_after in (2, whole.answered // 2):
         folder = tmp_path / f"after_{stop_after}"
         broken, nothing = evaluate(data(), tiny_model, folder, stop_after=stop_after)
@@ -92,18 +104,20 @@ def test_a_run_resumes_from_what_an_interrupted_one_answered(
 def test_another_runs_predictions_are_not_reused(
     other: str,
     make_datamodule: Callable[..., InstructionTuningDataModule],
+    benchmark: NaturalInstructions,
     tiny_model: dict[str, Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data = make_datamodule(evaluation={"batch_tokens": 600}, instances={"test": 1})
+    few: dict[str, Any] = {"benchmark": benchmark, "instances": {"test": 8}}
+    data = make_datamodule(evaluation={"batch_tokens": 300}, **few)
     broken, _ = evaluate(data, tiny_model, tmp_path, stop_after=4)
     assert broken.answered >= 4
     changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"decoding": Decoding(stop=(" ",))}}.get(
         other, {}
     )
     if other == "prompts":
-        data = make_datamodule(evaluation={"batch_tokens": 600, "shots": 1}, instances={"test": 1})
+        data = make_datamodule(evaluation={"batch_tokens": 300, "shots": 1}, **few)
     with caplog.at_level("INFO"):
         second, _ = evaluate(data, tiny_model, tmp_path, **changed)
     assert second.answered == len(data.evaluation_examples("test"))
