@@ -12,8 +12,24 @@ import pytest
 import crosstask
 
 ROOT = Path(crosstask.__file__).parent
-SHORT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--model.init_args.optimizer.warmup", "1"]
-FEW = ["--data.init_args.instances.test", "1", "--data.init_args.evaluation.max_new_tokens", "4"]
+SHORT = [
+    "--trainer.max_steps",
+    "2",
+    "--trainer.val_check_interval",
+    "2",
+    "--trainer.num_sanity_val_steps",
+    "0",
+    "--model.init_args.optimizer.warmup",
+    "1",
+]
+FEW = [
+    "--data.init_args.instances.test",
+    "1",
+    "--data.init_args.instances.validation",
+    "1",
+    "--data.init_args.evaluation.max_new_tokens",
+    "4",
+]
 
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     trainer.setdefault("callbacks", composed_settings("run/default")["trainer"]["callbacks"])
     trainer |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_steps": 4}
     trainer |= {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 2}
-    trainer |= {"log_every_n_steps": 1}
+    trainer |= {"log_every_n_steps": 1, "num_sanity_val_steps": 0}
     trainer |= {"accumulate_grad_batches": min(trainer.get("accumulate_grad_batches", 1), 2)}
     trainer["default_root_dir"] = str(tmp_path / "run")
     for callback in trainer["callbacks"]:
@@ -46,7 +46,7 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     small = {
         "rows": {"length": 128, "per_step": 4},
         "evaluation": {"max_new_tokens": 6},
-        "instances": {"test": 3, "validation": 2},
+        "instances": {"test": 1, "validation": 1},
     }
     small |= {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
@@ -136,9 +136,10 @@ def test_every_recipe_trains_through_its_own_file(
 
 def test_settings_of_large_models_train_here_too(config: Path) -> None:
     """Half precision with float32 weights, recomputed activations and dropped embeddings, together."""
-    words = ["--trainer.precision", "bf16-mixed", "--model.init_args.network.gradient_checkpointing", "true"]
+    words = ["--trainer.max_steps", "2", "--trainer.precision", "bf16-mixed"]
+    words += ["--model.init_args.network.gradient_checkpointing", "true"]
     cli = run_trainer(["fit", "--config", str(config), *words, "--model.init_args.network.embedding_dropout", "0.1"])
-    assert cli.trainer.global_step == 4
+    assert cli.trainer.global_step == 2
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     assert {parameter.dtype for parameter in cli.model.parameters()} == {torch.float32}
     assert cli.model.language_model.is_gradient_checkpointing
@@ -148,8 +149,9 @@ def test_an_encoder_decoder_model_takes_the_same_road(toybench: Path, tmp_path: 
     fields = {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
     fields |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
     config = shrink("quickstart", toybench, tmp_path, {"config": fields}, rows={"target_length": 32})
-    main(["fit", "--config", str(config)])
-    cli = run_trainer(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt")])
+    main(["fit", "--config", str(config), "--trainer.max_steps", "2"])
+    few = ["--trainer.limit_test_batches", "2"]
+    cli = run_trainer(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt"), *few])
     assert 0 <= cli.trainer.callback_metrics["test/rouge_l"] <= 1
 
 

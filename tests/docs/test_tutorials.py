@@ -37,6 +37,7 @@ MODELS = {  # what is there in place of the models that the pages name
 }
 CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.precision=32-true", "--trainer.strategy=auto"]
 SMALL = [*CPU, "--data.rows.length=256", "--data.rows.per_step=4", "--data.evaluation.max_new_tokens=4"]
+SMALL += ["--trainer.num_sanity_val_steps=0"]
 APPENDED = {  # to every command of a name, so that it takes a second
     "fit": SMALL,
     "test": SMALL,
@@ -112,14 +113,15 @@ def hosted_model() -> Iterator[str]:
 
 
 def as_data(lines: str) -> str:
-    """Enough lines for a training: each 30 times, with other numbers; lines with ids as they are."""
+    """Enough lines for a training: at least 30, each with other numbers; lines with ids as they are."""
     if '"id"' in lines:
         return lines
 
     def moved(line: str, by: int) -> str:
         return re.sub(r"\d+", lambda number: str(int(number[0]) + by), line)
 
-    return "".join(f"{moved(line, 100 * by)}\n" for by in range(30) for line in lines.splitlines())
+    shown = lines.splitlines()
+    return "".join(f"{moved(line, 100 * by)}\n" for by in range(min(30, 60 // len(shown))) for line in shown)
 
 
 def written_files(page: str) -> dict[str, str]:

@@ -173,8 +173,9 @@ def test_two_claims_are_run_again_in_small(tmp_path: Path, tiny_model: dict[str,
         "evaluation": {"max_new_tokens": 2},
         "cache": str(tmp_path / "store"),
     }
-    model = {"config": tiny_model, "optimizer": {"warmup": 1}}
-    settings = {"trainer": {"max_steps": 2}, "model": {"init_args": model}, "data": {"init_args": data}}
+    model = {"config": {**tiny_model, "num_hidden_layers": 1}, "optimizer": {"warmup": 1}}
+    trainer = {"max_steps": 2, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    settings = {"trainer": trainer, "model": {"init_args": model}, "data": {"init_args": data}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
     run_sweep(
         [str(CLAIMS / "opt_iml.yaml")],

@@ -310,7 +310,12 @@ def kinds(toybench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shrink(kinds: Path, toybench: Path, tmp_path: Path, **trainer: Any) -> Path:
     """The recipe as it ships, with what makes it small laid over it."""
     recipe = yaml.safe_load(CONFIG.read_text())
-    recipe["trainer"] |= {"max_steps": 160, "val_check_interval": 80, "default_root_dir": str(tmp_path / "run")}
+    recipe["trainer"] |= {
+        "max_steps": 160,
+        "val_check_interval": 160,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": str(tmp_path / "run"),
+    }
     recipe["trainer"] |= {"enable_progress_bar": False, **trainer}
     recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
