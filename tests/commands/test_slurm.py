@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipes import tuning_data
+from recipes import few_tasks, tuning_data
+from warm_program import WarmProgram
 
 TESTS = Path(__file__).parents[1] / "helpers"
 STEPS = 16
@@ -164,6 +165,8 @@ def recipe(cluster: Cluster, toybench: Path) -> Path:
         },
         "data": tuning_data(toybench, cache=str(cluster.folder.parent / "store"), rows={"per_step": 8}),
     }
+    splits = few_tasks(toybench, cluster.folder.parent / "splits")
+    config["data"]["init_args"]["benchmark"]["init_args"]["splits"] = splits
     path.write_text(yaml.safe_dump(config))
     return path
 
@@ -239,7 +242,16 @@ def test_a_lost_node_ends_the_job_with_a_message_and_the_requeued_job_resumes(
     assert losses(folder) == pytest.approx(undisturbed, rel=1e-5)
 
 
-def test_the_arms_of_a_sweep_are_an_array_of_jobs(cluster: Cluster, recipe: Path) -> None:
+@pytest.fixture
+def warm(cluster: Cluster, program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The command of jobs of one process that nothing disturbs: signals would reach what starts it, and not itself."""
+    path = program.folder / "crosstask"
+    with program.command(path):
+        monkeypatch.setitem(cluster.environment, "CROSSTASK", str(path))
+        yield str(path)
+
+
+def test_the_arms_of_a_sweep_are_an_array_of_jobs(cluster: Cluster, recipe: Path, warm: str) -> None:
     """`crosstask sweep --write_only` writes the recipes, the array trains and evaluates them, and `sweep` reports."""
     folder = cluster.folder.parent / "arms"
     folder.mkdir()
@@ -250,17 +262,18 @@ def test_the_arms_of_a_sweep_are_an_array_of_jobs(cluster: Cluster, recipe: Path
     arms = {name: {"data.init_args.mixture.cap": cap} for name, cap in (("few", 8), ("all", None))}
     sweep = {"title": "Caps", "recipe": str(folder / "recipe.yaml"), "stage": "validation", "arms": arms}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    words = ["crosstask.cli", "sweep", str(folder / "sweep.yaml"), "--output", str(folder / "runs")]
-    cluster.run(sys.executable, "-m", *words, "--write_only", "true")
+    words = ["sweep", str(folder / "sweep.yaml"), "--output", str(folder / "runs")]
+    cluster.run(warm, *words, "--write_only", "true")
     one = ("--array=1-2", "--nodes=1", "--ntasks-per-node=1")
     job = cluster.submit(folder, str(folder / "runs"), script=SBATCH.with_name("ablations.sbatch"), options=one)
     for task in (1, 2):
         cluster.finish(f"{job}_{task}")
-    assert "few is finished" in cluster.run(sys.executable, "-m", *words)
+    assert "few is finished" in cluster.run(warm, *words)
     report = json.loads((folder / "runs/report.json").read_text())
     assert [system["name"] for system in report["systems"]] == ["all", "few"]
 
 
+@pytest.mark.usefixtures("warm")
 def test_seeds_and_sweeps_are_arrays_of_jobs(cluster: Cluster, recipe: Path) -> None:
     """Each task of an array has a folder of its own, and its own seed or its own line of words."""
     folder = cluster.folder.parent / "arrays"
