@@ -24,6 +24,7 @@ from common import print_result
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import PromptSource
+from crosstask.datamodules.benchmarks.templates.template_rows import RowSource
 from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.row_settings import Rows
@@ -31,7 +32,7 @@ from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.writer import write_toybench
 
 ROWS = {"cnn_dailymail": 11_490, "anli_r3": 1_200}
-TEMPLATES = {"cnn_dailymail": "cnn_dailymail/3.0.0", "anli_r3": "anli"}
+TEMPLATES = {"cnn_dailymail": "cnn_dailymail_3.0.0", "anli_r3": "anli"}
 
 
 def write_rows(path: Path, case: str, number: int) -> None:
@@ -53,7 +54,7 @@ def write_rows(path: Path, case: str, number: int) -> None:
 def start(case: str, home: Path) -> None:
     """Open the evaluation, and print seconds, MiB above the imports, and the number of prompts."""
     before, began = peak(), time.perf_counter()
-    rows = {case: {"source": str(home / "rows.jsonl"), "templates": TEMPLATES[case]}}
+    rows = {case: RowSource(source=str(home / "rows.jsonl"), templates=TEMPLATES[case])}
     ranked = case == "anli_r3"
     data = InstructionTuningDataModule(
         PromptSource("$CROSSTASK_DATA/promptsource/templates", rows, prompts="all", split="test"),
