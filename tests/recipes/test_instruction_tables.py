@@ -10,6 +10,7 @@ from bilevel_runs import CONFIGS, T5, texts
 
 from crosstask.commands.shared.linked_cli import LinkedCLI
 from crosstask.datamodules.bilevel.bilevel_stream import BilevelPlan
+from crosstask.datamodules.bilevel.level_instances import Instance
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 
@@ -61,7 +62,10 @@ def trained(row: str, toybench: Path) -> LinkedCLI:
 
 
 def texts_of_row(cli: LinkedCLI) -> str:
-    """What the model reads of one training instance and of one test instance; after ``setup("fit")``."""
+    """What the model reads of an inner, an outer and a test instance, and z of the inner one; after ``setup("fit")``.
+
+    z and the outer instance are of the rows that learn an instruction.
+    """
     data: Any = cli.datamodule
     data.setup("test")
     plan, tokenizer = data.plan, data.preparation.tokenizer
@@ -76,8 +80,14 @@ def texts_of_row(cli: LinkedCLI) -> str:
         assert batch.inputs.exemplar_mask is not None
         count = "" if settings.exemplars == 1 else f"<the first of {settings.exemplars} exemplars>"
         instruction = count + tokenizer.decode(batch.inputs.exemplar_ids[0, 0][batch.inputs.exemplar_mask[0, 0].bool()])
+    target = tokenizer.decode(batch.rows.targets[0][batch.rows.targets[0] >= 0])
+    written = f"{instruction}{texts(data, batch.rows)[0]}\n=== target\n{target}\n"
+    if plan.outer:
+        outer = plan.rows.prompt(plan.outer, Instance(0, 0))
+        written += f"=== z\n{tokenizer.decode(batch.inputs.pair_ids[0][batch.inputs.pair_mask[0].bool()])}\n"
+        written += f"=== outer\n{outer.source}\n=== target\n{outer.target}\n"
     tested = next(example for example in data.stage("test").examples if example.task == TESTED)
-    return f"{instruction}{texts(data, batch.rows)[0]}\n=== test\n{tested.source}\n"
+    return f"{written}=== test\n{tested.source}\n"
 
 
 def test_a_row_reads_as_its_golden(row: str, trained: LinkedCLI) -> None:
