@@ -2,8 +2,8 @@
 
 It trains the scorers on the samples of `crosstask samples`, chooses among the samples of the test instances, and
 reports the gain over the language model's own decodings. A task that fails is reported, and the other tasks are
-trained. Started again, finished tasks are not trained again. The processes of a job (torchrun, or tasks of SLURM or its
-arrays) share the tasks, and the one that finishes the last task writes the report.
+trained. If the command is run again, finished tasks are not trained again. The processes of a job (torchrun, or tasks
+of SLURM or its arrays) share the tasks, and the one that finishes the last task writes the report.
 
 Example:
     crosstask adapt --train NaturalInstructions --train.folder runs/quickstart/toybench \\
@@ -46,7 +46,7 @@ from .shared.outputs import require_own_report
 
 
 def run(words: Sequence[str]) -> None:
-    """Adapt by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(adapt_tasks, words, benchmarks=True)
 
 
@@ -72,35 +72,36 @@ def adapt_tasks(
     """Adapt a frozen language model to each task by a scorer trained for it, and report all tasks together.
 
     A task that fails is reported, and the other tasks are trained. The processes of a job share the tasks, each on its
-    device, and the one that finishes the last task writes the report; after failures, start the command again in one
-    process. Started again, finished tasks are not trained again; a task that was finished with other settings, weights
-    or samples fails, and the report is not replaced.
+    device, and the one that finishes the last task writes the report. After failures, run the command again in one
+    process: finished tasks are not trained again. A task that was finished with other settings, weights or samples
+    fails, and the report is not replaced.
 
     Args:
-        train: Benchmark of the training instances, or the path of your own files.
-        samples: JSONL files of the language model's answers to training and test instances, or folders of them.
-        output: Folder of a file for each task, ``report.json``, ``report.md``, ``choices.jsonl``, and figures as SVG,
-            PDF and PNG: the gain on each task over self-scoring (the paper's Figure 6) and over the best single
-            decoding.
-        training: How each scorer is trained.
-        variants: Further scorers, as rows of the same table: by name, changes of `training` (or `augmentation`), e.g.
+        train: Benchmark of the training instances, or the path or hub name of your own data.
+        samples: JSONL files of the language model's responses to training and test instances, or folders of them.
+        output: Folder of the results: a file for each task, ``report.json``, ``report.md``, ``choices.jsonl``, and
+            figures as SVG, PDF and PNG of the gain on each task over self-scoring (Cappy's Figure 6) and over the best
+            single decoding.
+        training: Settings of the training of each scorer.
+        variants: Further scorers, as rows of the same table: changes of `training` (or `augmentation`) by name, e.g.
             {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
         test: Benchmark of the test instances; by default they are the first ones of each task's file in `train`.
-        tasks: Names of the tasks; all that have test instances if empty.
-        prompt: How instructions are rendered.
+        tasks: Names of the tasks; if empty, all that have test instances.
+        prompt: Form in which an example becomes a prompt; it must be that of the samples.
         test_examples: Largest number of test instances of a task.
         augmentation: Also train on the model's responses; the paper has an ablation without them.
-        sizes: Also choose among these numbers of nucleus samples alone.
-        keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
-            load, beside their scores; scorers that an earlier run did not keep are trained again.
-        rouge: Implementation of ROUGE-L, which labels the responses in training and is the score of the table: exact
-            equals Google's rouge_score, and both read a to z and digits only; unicode reads all scripts.
-        generator_parameters: Parameters of the language model, for `crosstask scaling`; by default as `crosstask
-            samples` stored it.
-        seed: Rendering seed of instructions; it must be that of the samples.
-        cache: Folder of the store.
-        plan: Only print the hours, memory and disk that the unfinished tasks need, from a trial of a few steps on one
-            of them, on the device of this process.
+        sizes: Numbers of nucleus samples; the report also has the scores of choosing among this many of them alone.
+        keep_scorers: Keep each task's scorers in the folder ``scorers``, from which `crosstask select` and
+            ``CrossEncoder`` load them; scorers that an earlier run did not keep are trained again.
+        rouge: Implementation of ROUGE-L, which labels the responses in training and is the score of the table.
+            ``exact`` equals Google's ``rouge_score``, and both read a to z and digits only; ``unicode`` reads all
+            scripts.
+        generator_parameters: Number of parameters of the language model, for `crosstask scaling`; by default the number
+            that `crosstask samples` stored.
+        seed: Seed of the rendering of instructions; it must be that of the samples.
+        cache: Folder of the store of tokenized documents.
+        plan: Only print the hours, memory and disk that the unfinished tasks need, measured by a few steps on one of
+            them, on the device of this process.
     """
     require_positive("adapt", test_examples=test_examples, sizes=min(sizes, default=1))
     console, folder = Console(soft_wrap=True), expanded(output)
@@ -134,24 +135,30 @@ def adapt_tasks(
     if adapted.responses and adapted.replaced:
         parameters = generator_parameters or generator_size(answers.files)
         write_report(adapted, folder, sizes=sizes, parameters=parameters)
+    _print_failures(adapted, folder, len(names), console)
+    if adapted.failed:
+        sys.exit(1)
+
+
+def _print_failures(adapted: "AdaptedTasks", folder: Path, tasks: int, console: Console) -> None:
+    """Print the names of failed tasks, and whether an earlier report in `folder` was not replaced."""
     if not adapted.replaced:
         console.print(f"the report in {folder} stays that of the other settings", style="red")
     if failed := adapted.failed:
-        console.print(terminal_text(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}"), style="red")
-        sys.exit(1)
+        console.print(terminal_text(f"{len(failed)} of {tasks} tasks failed: {', '.join(failed)}"), style="red")
 
 
 @dataclass
 class AdaptedTasks:
-    """Results of tasks.
+    """Results of several tasks.
 
     Args:
-        about: Settings and costs of each scorer by its name.
-        responses: The test instances with their responses.
+        about: Settings and costs of each scorer, by its name.
+        responses: Test instances of all tasks with their responses.
         scored: The responses with their scores, in the same order.
-        failed: Reasons by failed task.
-        untested: Sampled test instances that were not tested.
-        replaced: Whether an earlier report may be replaced: no task was finished with other settings.
+        failed: Reason of each failed task.
+        untested: Number of sampled test instances that were not tested.
+        replaced: Whether an earlier report may be replaced: false if a task was finished with other settings.
     """
 
     about: dict[str, dict[str, Any]]
@@ -165,11 +172,13 @@ class AdaptedTasks:
 def adapt_share(
     names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
 ) -> AdaptedTasks:
-    """Train the tasks of this process, and return the results of all tasks; arguments as of ``adapt_each``.
+    """Train the tasks of this process, and return the results of all tasks; the arguments are those of ``adapt_each``.
 
-    A process of a job that leaves tasks to others ends here: the one that finishes the last task continues. It also
-    reports the tasks that failed: the others end with 0, since torchrun and srun end a whole job when one process
-    fails.
+    In a job of several processes, only the process that finishes the last task returns. It also has the failed tasks of
+    all processes. The others exit with status 0, since torchrun and srun end a whole job when one process fails.
+
+    Raises:
+        SystemExit: Other processes are still training tasks.
     """
     process = process_of_job()
     (scorers.folder / "tasks").mkdir(parents=True, exist_ok=True)
@@ -197,10 +206,10 @@ def write_report(adapted: AdaptedTasks, folder: Path, *, sizes: Sequence[int], p
     """Write the report of finished tasks, and print its table.
 
     Args:
-        adapted: The tasks.
-        folder: Where the report is written.
-        sizes: Numbers of nucleus samples to choose among alone.
-        parameters: Of the language model; None if unknown.
+        adapted: Results of the tasks.
+        folder: Folder of the report.
+        sizes: Numbers of nucleus samples; the report has the scores of choosing among this many of them alone.
+        parameters: Number of parameters of the language model; None if it is unknown.
     """
     table, means = selection_table(adapted.scored), by_size(adapted.scored, sizes)
     write_adaptation(
@@ -220,13 +229,13 @@ def write_report(adapted: AdaptedTasks, folder: Path, *, sizes: Sequence[int], p
 def adapt_each(
     names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
 ) -> AdaptedTasks:
-    """Train the scorers of each task, or read their records, and print a line for each task.
+    """Train the scorers of each task, or read the results of finished ones, and print a line for each task.
 
     Args:
         names: Names of the tasks.
-        scorers: Records, which are made by training.
-        read: Reads a task's test instances with their responses.
-        console: Console for the lines.
+        scorers: Trains the scorers of a task, and stores their scores and costs.
+        read: Function that returns a task's test instances with their responses.
+        console: Console to print to.
     """
     adapted = AdaptedTasks(
         {
@@ -254,7 +263,7 @@ def adapt_each(
 def _adapt_one(
     name: str, scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], adapted: AdaptedTasks
 ) -> str:
-    """Add the results of a task, and return its line of scores."""
+    """Add the results of a task to `adapted`, and return its line of scores."""
     sampled = read(name)
     _require_rows(sampled, scorers.trainings)
     records = {scorer: scorers.record(name, sampled, scorer) for scorer in scorers.trainings}
@@ -270,7 +279,7 @@ def _adapt_one(
 
 
 def _remarks(adapted: AdaptedTasks) -> list[str]:
-    """Sentences below the table: hours of training, pairs that were cut, and instances that were not tested."""
+    """Return the sentences below the table: hours of training, truncated pairs, and instances that were not tested."""
     seconds = {name: sum(cost["seconds"] for cost in own["costs"].values()) for name, own in adapted.about.items()}
     hours = ", ".join(f"{name} {of / 3600:.2f}" for name, of in seconds.items())
     remarks = [f"hours of training, on one device: {hours}", *cut_remarks(_cuts(adapted.about))]
@@ -278,13 +287,13 @@ def _remarks(adapted: AdaptedTasks) -> list[str]:
 
 
 def _untested(answers: ModelSamples, name: str, sampled: Sequence[SampledResponses], train: Benchmark) -> int:
-    """Number of a task's sampled instances that are neither tested nor in the benchmark of training instances."""
+    """Return the number of a task's sampled instances that are neither tested nor among the training instances."""
     tested = {one.prompt.example.id for one in sampled}
     return len(set(answers.samples(name)) - tested - {example.id for example in train.examples(name)})
 
 
 def _cuts(about: Mapping[str, Mapping[str, Any]]) -> dict[str, PairCuts]:
-    """Numbers of pairs that were cut, among those that each scorer chose from."""
+    """Return the numbers of truncated pairs among those that each scorer chose from, by scorer."""
 
     def total(scorer: str, kind: str) -> int:
         return sum(cost[f"selection_{kind}"] for cost in about[scorer]["costs"].values())
@@ -293,10 +302,10 @@ def _cuts(about: Mapping[str, Mapping[str, Any]]) -> dict[str, PairCuts]:
 
 
 def _tasks_to_adapt(benchmark: Benchmark, tasks: Sequence[str]) -> list[str]:
-    """Names of the tasks to adapt.
+    """Return the names of the tasks to adapt: `tasks`, or all test tasks of the benchmark if it is empty.
 
     Raises:
-        ValueError: The benchmark tests no task, or not one of these.
+        ValueError: The benchmark has no test task, or one of `tasks` is none.
     """
     testable = list(dict.fromkeys(benchmark.task_names("test")))
     if not testable:
@@ -312,7 +321,12 @@ def _tasks_to_adapt(benchmark: Benchmark, tasks: Sequence[str]) -> list[str]:
 def all_trainings(
     training: ScorerTraining, augmentation: bool, variants: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[ScorerTraining, bool]]:
-    """By the name of a scorer: its training, and whether it is also trained on the model's responses.
+    """Return the settings of each scorer by name: its training, and whether it also trains on the model's responses.
+
+    Args:
+        training: Settings of the main scorer.
+        augmentation: Whether the main scorer also trains on the model's responses.
+        variants: Changes of these settings for each further scorer, by name.
 
     Raises:
         ValueError: A variant has a reserved name, or changes a setting that does not exist.
@@ -332,7 +346,13 @@ def all_trainings(
 def scored_responses(
     sampled: Sequence[SampledResponses], records: Mapping[str, Record], *, rouge: Rouge = "exact"
 ) -> list[ScoredResponses]:
-    """Responses of a task with the scores of all scorers, and the calibration of each scorer."""
+    """Return the responses of a task with the scores and calibrations of all scorers.
+
+    Args:
+        sampled: Test instances with their responses.
+        records: Results of each scorer on these instances, by its name.
+        rouge: Implementation of ROUGE-L: ``exact``, ``rouge_score`` or ``unicode``.
+    """
     scored = []
     for place, responses in enumerate(sampled):
         scores = {scorer: record["scores"][place] for scorer, record in records.items()}
@@ -353,7 +373,7 @@ def scored_responses(
 
 
 def _require_rows(sampled: Sequence[SampledResponses], names: Iterable[str]) -> None:
-    """Reject scorers with the name of a decoding, before they are trained."""
+    """Reject scorers that have the name of a decoding, before they are trained."""
     to_scored_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
 
 

@@ -21,7 +21,7 @@ from .shared.outputs import require_own_report
 
 
 def run(words: Sequence[str]) -> None:
-    """Compare by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(compare_adaptations, words)
 
 
@@ -29,9 +29,9 @@ def compare_adaptations(adapted: list[str], output: str | Path = "adaptations") 
     """Compare language models that were adapted through scorers, on the same test instances.
 
     Args:
-        adapted: Folders of ``crosstask adapt``; the first is the base of differences. NAME=FOLDER names a language
-            model.
-        output: Folder of ``report.md`` and ``report.json``.
+        adapted: Folders that `crosstask adapt` wrote, one for each language model; NAME=FOLDER gives a model a name.
+            Differences are to the first one.
+        output: Folder into which ``report.md`` and ``report.json`` are written.
     """
     folder = expanded(output)
     require_own_report(folder, ("with_scorer", "over_first"), "adaptations")

@@ -1,8 +1,9 @@
 """Chat with a model in the terminal.
 
 MODEL is a Hugging Face folder, a hub name, the folder of a run or a checkpoint. Answers appear as they are generated.
-A model without a chat template reads every message by itself. With --scorer, several candidates are drawn and shown
-with their scores, and the best one is the answer. /reset begins again, /quit or the end of the input leaves.
+A model without a chat template reads every message by itself. With --scorer, several candidates are drawn and printed
+with their scores, and the best one is the answer. /reset begins a new conversation; /quit or the end of the input ends
+the program.
 
 Example:
     crosstask chat runs/quickstart
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # torch and transformers, which the help does not need
 
 
 def run(words: Sequence[str]) -> None:
-    """Chat by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(chat, words)
 
 
@@ -45,17 +46,17 @@ def chat(
 
     Args:
         model: Folder of a model, of a run or of a checkpoint, or a hub name.
-        system: System message.
-        scorer: Hub name or folder of a trained scorer, which chooses among candidates.
-        candidates: Answers that are drawn for the scorer.
-        max_length: Tokens of the longest pair of message and answer that the scorer reads.
+        system: System message of the conversation; null for none.
+        scorer: Hub name or folder of a trained scorer, which chooses among candidates; null for one answer.
+        candidates: Number of answers that are drawn for the scorer.
+        max_length: Most tokens of a pair of message and answer that the scorer reads; longer pairs are truncated.
         max_new_tokens: Most tokens of an answer.
-        temperature: 0 takes the most probable token; above, tokens are drawn.
-        top_p: Draw from the most probable tokens that together have this probability.
+        temperature: Temperature of sampling; 0 takes the most probable token.
+        top_p: Nucleus sampling: draw from the most probable tokens that together have this probability.
         stop: Texts that end an answer.
-        seed: Seed of the draws.
+        seed: Seed of sampling.
         dtype: Type of the model's parameters, e.g. bfloat16.
-        device: Of model and scorer; by default the GPU if there is one.
+        device: Device of model and scorer, e.g. cuda:1; by default the GPU if there is one.
     """
     from ..lightning_modules.answering.conversation import Conversation
     from ..lightning_modules.answering.loading import answering_model, decoding_of
@@ -82,7 +83,7 @@ def chat(
 
 
 def converse(conversation: "Conversation", scorer: "CrossEncoder | None") -> None:
-    """Answer messages until they end."""
+    """Answer typed messages until the input ends, or until the message ``/quit``."""
     for text in messages():
         if text == "/quit":
             return
@@ -99,7 +100,7 @@ def converse(conversation: "Conversation", scorer: "CrossEncoder | None") -> Non
 
 
 def answer(conversation: "Conversation", text: str, scorer: "CrossEncoder | None") -> None:
-    """Print the answer to a message; with a scorer, all candidates, the best first."""
+    """Print the answer to a message; with a scorer, all candidates with their scores, the best first."""
     if scorer is None:
         conversation.reply(text, lambda part: print(visible(part), end="", flush=True))
         print(flush=True)
@@ -110,7 +111,11 @@ def answer(conversation: "Conversation", text: str, scorer: "CrossEncoder | None
 
 
 def messages() -> Iterator[str]:
-    """Messages that are typed, or lines of a pipe, until the input ends; empty ones are passed over."""
+    """Yield typed messages, or the lines of a pipe, until the input ends; empty ones are skipped.
+
+    Raises:
+        ValueError: A message is not UTF-8.
+    """
     typed = sys.stdin.isatty()
     if typed:
         with suppress(ImportError):

@@ -1,7 +1,7 @@
 """Check data files: read, skipped and repeated examples, and errors that would stop a training.
 
-DATA is a file or a folder of your own tasks, or a dataset of the hub; with --config, the benchmark of a run is checked,
-and all options of `crosstask fit` are accepted. The exit status is 1 where an error would stop `crosstask fit`.
+DATA is a file or a folder of your own tasks, or a dataset of the hub. With --config, the benchmark of a run is checked,
+and all options of `crosstask fit` are accepted. The exit status is 1 if an error would stop `crosstask fit`.
 
 Example:
     crosstask check mine.jsonl
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> None:
-    """Check by the words of a command line."""
+    """Run the command with the words of a command line."""
     if words and not words[0].startswith("-"):
         run_function(check_files, words)
     else:
@@ -39,13 +39,13 @@ def check_files(
     """Check files of your own tasks, and print the result.
 
     Args:
-        data: A file, a folder or a hub name.
-        form: Form of the rows; by default recognised from the columns, and reported.
-        columns: Column of the file for a field of the form, e.g. ``{input: question, output: answer}``.
-        roles: Role (system, user or assistant) of other names in conversations, e.g. ``{bot: assistant}``.
+        data: One file, folder or hub name, in a list.
+        form: Form of the rows; by default it is recognised from the columns, and reported.
+        columns: Column of the file for each field of the form, e.g. ``{input: question, output: answer}``.
+        roles: Role (system, user or assistant) of other names of speakers, e.g. ``{bot: assistant}``.
 
     Raises:
-        SystemExit: With the status 1, if an error would stop a training.
+        SystemExit: With status 1, if an error would stop a training.
     """
     from ..datamodules.benchmarks.own_data.file_tasks import FileTasks, as_benchmark
 
@@ -61,19 +61,19 @@ def check_run(settings: Settings) -> None:
     """Check the benchmark of a run, and print the result.
 
     Args:
-        settings: Of the run.
+        settings: Settings of the run.
 
     Raises:
-        SystemExit: With the status 1, if an error would stop a training.
+        SystemExit: With status 1, if an error would stop a training.
     """
     print_check(build_benchmark(settings))
 
 
 def print_check(benchmark: "Benchmark") -> None:
-    """Print the result of a check.
+    """Check a benchmark, and print the result.
 
     Raises:
-        SystemExit: With the status 1, if there are errors.
+        SystemExit: With status 1, if an error would stop a training.
     """
     from ..datamodules.inspection.benchmark_check import check_benchmark
 

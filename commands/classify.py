@@ -1,8 +1,8 @@
 """Evaluate scorers and language models zero-shot on tasks with options.
 
-It prints accuracies by task with intervals, and their unweighted mean, and writes them with every question's scores.
-Several models are compared by name. Started again, it resumes where it was interrupted. The processes of a job
-(torchrun, or tasks of SLURM or its arrays) share the questions.
+It prints accuracies by task with confidence intervals, and their unweighted mean, and writes them with every question's
+scores. Several models are compared by name. An interrupted evaluation resumes when the command is run again. The
+processes of a job (torchrun, or tasks of SLURM or its arrays) share the questions.
 
 Example:
     crosstask classify --benchmark NaturalInstructions --benchmark.folder runs/quickstart/toybench --split test \\
@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -52,15 +54,15 @@ from .shared.score_progress import finished_scores, score_progress
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings of reading questions, which decide scores together with the models.
+    """Settings by which a model reads questions.
 
     Args:
-        max_length: Tokens of the longest pair, or of the longest prompt with an option.
-        truncation: The side of a scorer's longer pair that is cut.
-        cut: The part of a too long instruction that is cut.
-        dtype: Type of the models' parameters.
-        budget: Tokens of the largest batch; scores do not depend on it.
-        device: Device of the models.
+        max_length: Most tokens of an instruction and an option together.
+        truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
+        cut: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``.
+        dtype: Type of the model's parameters.
+        budget: Most tokens of a batch; scores do not depend on it.
+        device: Device of the model; None for the GPU of the process if it has one.
     """
 
     max_length: int
@@ -71,14 +73,17 @@ class Reading:
     device: str | None
 
     def about(self, name: str) -> dict[str, object]:
-        """The settings that decide the scores of a model."""
+        """Return the settings that decide a model's scores, with a digest of its weights.
+
+        `name` is the model's hub name or folder.
+        """
         without = ("budget", "device")
         settings = {key: value for key, value in asdict(self).items() if key not in without}
         return {**settings, "weights": model_digest(name)}
 
 
 def run(words: Sequence[str]) -> None:
-    """Classify by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(classify_tasks, words, benchmarks=True)
 
 
@@ -101,29 +106,33 @@ def classify_tasks(
 ) -> None:
     """Evaluate models zero-shot on tasks with options, and print accuracies by task and their unweighted mean.
 
-    Several models are compared by name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'. Started again, it
-    resumes where it was interrupted. The processes of a job share the questions, each on its device, and the one that
-    finishes the last batch writes the report.
+    Several models are compared by name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'. An interrupted
+    evaluation resumes when the command is run again. The processes of a job share the questions, each on its device,
+    and the one that finishes the last batch writes the report.
 
     Args:
-        benchmark: Reader of the tasks; for all templates of PromptSource, ``prompts: all``.
+        benchmark: Benchmark of the tasks, or the path or hub name of your own data; for all templates of PromptSource,
+            set ``prompts: all``.
         output: Folder of ``report.json`` (the accuracies, which are never overwritten), ``questions.jsonl`` (every
             question with the models' scores and choices) and ``scores``, a file for each model and process.
         scorer: Hub name or folder of a scorer, or of several by name.
-        generator: Hub name or folder of a language model, or of several by name; options are ranked by their summed
+        generator: Hub name or folder of a language model, or of several by name, which rank options by their summed
             log-likelihood.
-        split: Split of the benchmark that lists the tasks; PromptSource lists all of its tasks as training tasks.
-        tasks: Names of the tasks; all of the split if empty.
-        examples: Largest number of rows of a task, each in all its templates; all by default.
-        prompt: How instructions are rendered; by default the example's input alone, as in Cappy's released program.
-        max_length: Tokens of the longest pair of instruction and option.
-        truncation: The side of a scorer's longer pair that is cut; Cappy's released program uses longest_first.
-        cut: The part of a too long instruction that is cut, for scorers and language models; the released program cuts
-            the end.
-        seed: Seed of the rendering, where `prompt` draws at random.
-        budget: Tokens of the largest batch.
-        dtype: Type of the models' parameters, but for a scorer's head, which remains in float32; by default float32,
-            and for scorers on a GPU, whose packed attention needs half precision, bfloat16.
+        split: Split of the benchmark that lists the tasks: ``train``, ``validation`` or ``test``. PromptSource lists
+            all of its tasks as training tasks.
+        tasks: Names of the tasks; if empty, all tasks of the split.
+        examples: Largest number of rows of a task, each evaluated with all its templates; null for all.
+        prompt: Form in which an example becomes an instruction; by default the example's input alone, as in Cappy's
+            released program.
+        max_length: Most tokens of an instruction and an option together; longer ones are truncated.
+        truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side,
+            as in Cappy's released program.
+        cut: Part of a long instruction that is cut, for scorers and language models: ``middle``, ``end`` (as in the
+            released program) or ``beginning``.
+        seed: Seed of the rendering, if `prompt` makes random choices.
+        budget: Most tokens of a batch; it changes speed and memory, not scores.
+        dtype: Type of the models' parameters; a scorer's head stays in float32. By default float32, or bfloat16 for
+            scorers on a GPU, whose packed attention needs half precision.
         device: Device of the models, e.g. cuda:1; by default the GPU of the process if it has one.
     """
     folder = expanded(output)
@@ -133,27 +142,68 @@ def classify_tasks(
     require_names(scorers, generators)
     benchmark = as_benchmark(benchmark)
     listed = listed_tasks(benchmark, split, tasks)
-    skipped, missing = Counter(f"dataset: {reason}" for reason in benchmark.left_out().values()), dict[str, str]()
     read = partial(read_questions, benchmark, prompt=prompt, seed=seed, rows=examples)
-    questions = [question for name in listed for question in questions_of(name, read, skipped, missing)]
-    for model in {**scorers, **generators}.values():  # every model answers the same questions
-        questions = distinguishable(questions, load_tokenizer(model, eos=False), skipped)
-    if not questions:
-        raise ValueError(f"none of {len(listed)} tasks has an example with options and an answer: {missing}")
-    kept = {question.task for question in questions}
-    missing |= {name: "options that are the same tokens" for name in listed if name not in kept | set(missing)}
+    question_set = shared_questions(benchmark, listed, read, [*scorers.values(), *generators.values()])
+    reading = Reading(max_length, truncation, cut, dtype or "float32", budget, device)
+    scorer_reading = replace(reading, dtype=scorer_type(dtype, device))
+    loads = {name: partial(load_scorer, model, scorer_reading) for name, model in scorers.items()}
+    loads |= {name: partial(load_language_model, model, reading) for name, model in generators.items()}
+    about = {name: scorer_reading.about(model) for name, model in scorers.items()}
+    about |= {name: reading.about(model) for name, model in generators.items()}
     console, files, parameters = Console(), dict[str, ScoreFiles[Question]](), dict[str, int]()
-    how = Reading(max_length, truncation, cut, dtype or "float32", budget, device)
-    how_scored = replace(how, dtype=scorer_type(dtype, device))
-    loaders = dict.fromkeys(scorers, load_scorer) | dict.fromkeys(generators, load_language_model)
-    for name, model in {**scorers, **generators}.items():
-        reading = how_scored if name in scorers else how
-        files[name] = ScoreFiles(folder / "scores", name, reading.about(model), questions)
-        score, parameters[name] = loaders[name](model, reading)
+    for name, load in loads.items():
+        files[name] = ScoreFiles(folder / "scores", name, about[name], question_set.questions)
+        score, parameters[name] = load()
         files[name].write(score, score_progress(console, name, "questions", files[name].share()))
     if (scores := finished_scores(console, files)) is None:
         return
-    classified = Classified(questions, scores, parameters, listed, missing, skipped)
+    write_classification(
+        folder,
+        Classified(question_set.questions, scores, parameters, listed, question_set.missing, question_set.skipped),
+    )
+
+
+class QuestionSet(NamedTuple):
+    """Questions that all models answer.
+
+    Args:
+        questions: The questions of all tasks.
+        missing: Reason of each task without questions.
+        skipped: Number of skipped examples and datasets, by reason.
+    """
+
+    questions: list[Question]
+    missing: dict[str, str]
+    skipped: Counter[str]
+
+
+def shared_questions(
+    benchmark: Benchmark, names: Sequence[str], read: Callable[..., Iterable[Question]], models: Iterable[str]
+) -> QuestionSet:
+    """Return the questions of tasks whose options have different tokens for every model.
+
+    Args:
+        benchmark: Benchmark of the tasks.
+        names: Names of the tasks.
+        read: ``read_questions`` with all arguments but ``name`` and ``skipped``.
+        models: Hub names or folders of the models.
+
+    Raises:
+        ValueError: There are no such questions.
+    """
+    skipped, missing = Counter(f"dataset: {reason}" for reason in benchmark.left_out().values()), dict[str, str]()
+    questions = [question for name in names for question in questions_of(name, read, skipped, missing)]
+    for model in models:
+        questions = distinguishable(questions, load_tokenizer(model, eos=False), skipped)
+    if not questions:
+        raise ValueError(f"none of {len(names)} tasks has an example with options and an answer: {missing}")
+    kept = {question.task for question in questions}
+    missing |= {name: "options that are the same tokens" for name in names if name not in kept | set(missing)}
+    return QuestionSet(questions, missing, skipped)
+
+
+def write_classification(folder: Path, classified: Classified) -> None:
+    """Write questions.jsonl and report.json into a folder, and print the report."""
     write_questions(folder / "questions.jsonl", classified)
     report = classification_report(classified)
     write_whole(folder / "report.json", json.dumps(report, indent=1))
@@ -161,12 +211,12 @@ def classify_tasks(
 
 
 def by_name(models: str | Mapping[str, str] | None, name: str) -> dict[str, str]:
-    """Models by name; a model without a name has the text of its option."""
+    """Return models (hub names or folders) by name; a single model without a name is called `name`."""
     return {name: models} if isinstance(models, str) else dict(models or {})
 
 
 def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> None:
-    """Reject no models, and two with one name."""
+    """Reject models without any, and a scorer and a generator of the same name, with a ValueError."""
     if not {**scorers, **generators}:
         raise ValueError("give a scorer or a generator, or both")
     if shared := sorted(set(scorers) & set(generators)):
@@ -174,7 +224,10 @@ def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> 
 
 
 def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> list[str]:
-    """Names of all tasks to evaluate, with those of a published table whose files are missing."""
+    """Return the names of the tasks to evaluate: `tasks`, or those of the split if it is empty.
+
+    A ``Suite`` also lists the tasks of its published table whose files are missing.
+    """
     if tasks:
         return list(tasks)
     names = benchmark.task_names(split)
@@ -184,7 +237,14 @@ def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> li
 def questions_of(
     name: str, read: Callable[..., Iterable[Question]], skipped: Counter[str], missing: dict[str, str]
 ) -> list[Question]:
-    """The questions of a task; a task without any is in `missing`, with the reason."""
+    """Return the questions of a task.
+
+    Args:
+        name: Name of the task.
+        read: ``read_questions`` with all arguments but ``name`` and ``skipped``.
+        skipped: Counter to which skipped examples are added, by reason.
+        missing: Dictionary to which the task is added with the reason, if it has no questions.
+    """
     reasons = Counter[str]()
     try:
         questions = list(read(name=name, skipped=reasons))
@@ -201,7 +261,7 @@ Score = Callable[[Sequence[Question]], ItemScores]
 
 
 def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
-    """A function that scores questions by a scorer, and the scorer's number of parameters."""
+    """Load a scorer, and return a function that scores questions by it, and its number of parameters."""
     encoder = CrossEncoder.from_pretrained(
         name,
         device=process_device(how.device),
@@ -221,7 +281,7 @@ def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
 
 
 def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
-    """A function that scores questions by the likelihoods of a language model, and the model's number of parameters."""
+    """Load a language model, and return a function that scores questions by its likelihoods, and its parameters."""
     model, tokenizer = load_generator(name, dtype=how.dtype, device=how.device)
 
     def score(questions: Sequence[Question]) -> ItemScores:

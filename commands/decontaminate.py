@@ -1,7 +1,8 @@
 """Report the evaluation examples that share a run of words with training examples.
 
-It writes report.md, and decisions.tsv: a table of pairs of tasks in which you decide which training tasks to drop. The
-`decisions` of a Bench reads this table. All options of `crosstask fit` are accepted, and those of the data are used.
+It writes report.md, and decisions.tsv: a table of pairs of tasks, in which you decide which training tasks to drop. The
+argument `decisions` of the benchmark class Bench reads this table. All options of `crosstask fit` are accepted, and
+those of the data are used.
 
 Example:
     crosstask decontaminate --config quickstart --folder runs/quickstart/contamination
@@ -17,21 +18,22 @@ from .shared.run_settings import Settings, build_data, run_on_settings
 
 
 def run(words: Sequence[str]) -> None:
-    """Decontaminate by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_on_settings(compare_examples, words)
 
 
 def compare_examples(
     settings: Settings, folder: str = "contamination", n: int = WORDS, threshold: float = THRESHOLD, processes: int = 1
 ) -> None:
-    """Report the evaluation examples that share `n` successive words with training examples, and keep the decisions.
+    """Report the evaluation examples that share `n` successive words with training examples, and write the decisions.
 
     Args:
-        settings: Of the run.
-        folder: Where report.md and decisions.tsv are written; decisions that are there are kept.
-        n: Successive words that must be equal.
-        threshold: Share of a task's examples from which a pair of tasks is listed for a decision.
-        processes: Processes that read and hash training tasks.
+        settings: Settings of the run.
+        folder: Folder into which report.md and decisions.tsv are written; decisions in an existing table are kept.
+        n: Number of successive words that must be equal.
+        threshold: Share of an evaluation task's examples, in [0, 1], above which a pair of tasks is listed for a
+            decision.
+        processes: Number of processes that read and hash training tasks.
     """
     from rich.progress import track
 

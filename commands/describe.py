@@ -1,7 +1,7 @@
 """Print the training data of a run as a tree, with the expected draws of each task.
 
-Tasks that the store lacks are prepared. The number of steps is trainer.max_steps, or the epochs' where that is -1. All
-options of `crosstask fit` are accepted, and those of the data are used.
+Tasks that the store lacks are prepared. Draws are those of trainer.max_steps optimizer steps, or if that is -1, of the
+datamodule's epochs. All options of `crosstask fit` are accepted, and those of the data are used.
 
 Example:
     crosstask describe --config quickstart --depth 2
@@ -14,7 +14,7 @@ from .shared.run_settings import Settings, build_data, run_on_settings
 
 
 def run(words: Sequence[str]) -> None:
-    """Describe by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_on_settings(describe_mixture, words)
 
 
@@ -22,8 +22,8 @@ def describe_mixture(settings: Settings, depth: int = 3) -> None:
     """Print the mixture as a tree; what the benchmark reports of its tasks and files comes first, on stderr.
 
     Args:
-        settings: Of the run.
-        depth: 1 for benchmarks, 2 for categories, 3 for tasks.
+        settings: Settings of the run.
+        depth: Depth of the tree: 1 for benchmarks, 2 for categories, 3 for tasks.
     """
     data = build_data(settings)
     data.prepare_data()

@@ -1,6 +1,6 @@
 """Check this machine for runs: packages, devices, kernels, disks, SLURM.
 
-Each line is ok, a note (some runs will not work, or not well) or broken (no run will work), with the way out. The exit
+Each line is ok, a note (some runs will not work, or not well) or broken (no run will work), with advice. The exit
 status is 1 if anything is broken.
 
 Example:
@@ -19,7 +19,7 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Check by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(check_machine, words)
 
 
@@ -27,11 +27,11 @@ def check_machine(cache: str = "~/.cache/crosstask", root: str = ".") -> None:
     """Check the parts of this machine that a run needs, and print the results.
 
     Args:
-        cache: Folder of the store (data.init_args.cache).
-        root: Folder of runs (trainer.default_root_dir).
+        cache: Folder of the store of tokenized documents (data.init_args.cache).
+        root: Folder of the runs' logs and checkpoints (trainer.default_root_dir).
 
     Raises:
-        SystemExit: With the status 1, if something is broken.
+        SystemExit: With status 1, if something is broken.
     """
     from .shared.machine_checks import all_findings
 

@@ -1,7 +1,7 @@
-"""Obtain collections by git or from the Hugging Face hub, and explain the parts to place by hand.
+"""Download collections of tasks by git or from the Hugging Face hub; explain which files to place by hand.
 
-CROSSTASK_DATA names the data folder. Every part appears whole or not at all; an interrupted download resumes,
-and files that were placed by hand are kept. docs/data.md lists the collections.
+The variable CROSSTASK_DATA names the data folder. A part of a collection appears complete or not at all; an interrupted
+download resumes, and files that were placed by hand are kept. docs/data.md lists the collections.
 
 Example:
     crosstask download super_natural_instructions flan reasoning --to ~/crosstask_data
@@ -16,21 +16,22 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Download by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(download_collections, words)
 
 
 def download_collections(
     collections: list[str], to: str, dry_run: bool = False, verify: bool = False, sources: str = ""
 ) -> None:
-    """Obtain collections into a data folder.
+    """Download collections of tasks into a data folder.
 
     Args:
         collections: Names of collections; opt_iml for all of them.
         to: The data folder.
-        dry_run: Whether to only list sources, sizes, licences and targets.
-        verify: Whether to compare files that were obtained earlier with their recorded digests.
-        sources: Table of sources of your own, in the format of the shipped one (datamodules/downloads/sources.py).
+        dry_run: Only list sources, sizes, licences and target folders.
+        verify: Compare files that were downloaded earlier with their recorded digests.
+        sources: Path of your own YAML of sources, in the format of the installed one
+            (datamodules/downloads/sources.py); empty for the installed one.
     """
     from ..datamodules.downloads.downloading import chosen_collections, download, part_lines
     from ..datamodules.downloads.sources import read_sources

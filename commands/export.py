@@ -1,8 +1,8 @@
 """Write the model of a checkpoint as a Hugging Face folder, and upload it to the hub with a model card.
 
 The folder is loaded by ``AutoModelForCausalLM.from_pretrained``. Checkpoints of every layout are read: a file, a folder
-of shards, a folder of DeepSpeed. Adapters are merged into the weights; a prefix is written alone, as peft writes it.
-Learned instructions are written beside the model, into the folder learned_instructions.
+of shards, a folder of DeepSpeed. Adapters are merged into the weights; a trained prefix is written alone, as peft
+writes it. Learned instructions are written beside the model, into the folder learned_instructions.
 
 With --push, the folder gets a model card (README.md) from the files of its run: data, licences, settings, scores.
 Read it before you publish: --dry_run writes it, lists the files, and uploads nothing. The hub's token is that of
@@ -23,7 +23,7 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Export by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(export_checkpoint, words)
 
 
@@ -40,21 +40,22 @@ def export_checkpoint(
 ) -> None:
     """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
 
-    A few weights are in memory at a time: a file is read through a memory map, a folder of shards by name, and the
-    partitions of DeepSpeed are merged one after another. Adapters are merged into the weights beside which they were
-    trained, which are read again from the source of the training. A prefix is written alone, as peft writes it.
+    Only a few weights are in memory at a time: a file is read through a memory map, a folder of shards weight by
+    weight, and the partitions of DeepSpeed are merged one after another. Adapters are merged into the pretrained
+    weights, which are read again from the training's source. A trained prefix is written alone, as peft writes it.
 
     Args:
-        paths: Two paths: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to write:
-            safetensors, configuration and tokenizer. It must be new or empty.
-        tokenizer: Hub name or folder of the tokenizer; that of the training by default.
-        dtype: Type of the weights; that of the checkpoint by default.
-        push: Repository of the hub, owner/name, to which the folder is uploaded with a model card.
-        dry_run: Write the card, list the files, and upload nothing.
+        paths: Two paths: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to write
+            with safetensors, configuration and tokenizer, which must be new or empty.
+        tokenizer: Hub name or folder of the tokenizer; by default that of the training.
+        dtype: Type of the weights; by default that of the checkpoint.
+        push: Repository of the hub, owner/name, to which the folder is uploaded with a model card; null uploads
+            nothing.
+        dry_run: With `push`: write the card, list the files, and upload nothing.
         private: Whether a new repository is private.
-        licence: Identifier of the licence of the weights in the card, e.g. apache-2.0; by default it names none.
-        run: Folder of the run, for the card; by default the one above the checkpoint.
-        adapters: Whether low-rank adapters are merged into the weights, or written alone as a folder of peft.
+        licence: Identifier of the weights' licence in the card, e.g. apache-2.0; by default the card names none.
+        run: Folder of the run that the card describes; by default the one above the checkpoint.
+        adapters: ``merged`` adds low-rank adapters to the weights, ``alone`` writes them as a folder of peft.
 
     Raises:
         ValueError: The checkpoint is incomplete, or crosstask did not write it.
@@ -79,10 +80,10 @@ def export_checkpoint(
 
 
 def require_repository(name: str) -> None:
-    """Reject a text that is no name of a repository, before weights are written.
+    """Reject a text that is no name of a hub repository.
 
     Raises:
-        ValueError: It is not owner/name, or the hub allows no such name.
+        ValueError: It is not owner/name, or the hub does not allow the name.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -96,7 +97,15 @@ def require_repository(name: str) -> None:
 
 
 def write_card(checkpoint: Path, folder: Path, name: str, licence: str | None, run: Path | None) -> None:
-    """Write README.md into an exported folder."""
+    """Write the model card, README.md, into an exported folder.
+
+    Args:
+        checkpoint: The exported checkpoint.
+        folder: The exported folder.
+        name: Repository, owner/name.
+        licence: Identifier of the weights' licence; None for none.
+        run: Folder of the run that the card describes; None for the one above the checkpoint.
+    """
     from ..callbacks.report.model_card import model_card, read_run_files, run_of_checkpoint
     from ..datamodules.whole_files import write_whole
     from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
@@ -109,7 +118,7 @@ def write_card(checkpoint: Path, folder: Path, name: str, licence: str | None, r
 
 
 def publish(folder: Path, name: str, *, private: bool, dry_run: bool) -> None:
-    """Print the files of a folder, and upload them unless it is a dry run."""
+    """Print the files of a folder, and upload them to the repository `name` unless it is a dry run."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(f"{path.stat().st_size:>14,} {path.relative_to(folder)}")
     if dry_run:

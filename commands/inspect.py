@@ -1,7 +1,7 @@
-"""Show the inputs of a run's model: documents, packed rows, lengths and the mixture.
+"""Print what a run's model reads: documents, packed rows, lengths and the mixture.
 
-Trained tokens and special tokens are colored. Everything is read from the batches of the training, and needs neither
-weights nor a GPU. Tasks that the store lacks are prepared; with --task, that task alone.
+Trained tokens and special tokens are colored. Everything is read from the training's batches, and needs neither
+weights nor a GPU. Tasks that the store lacks are prepared; with --task, only that task.
 
 Example:
     crosstask inspect --config quickstart
@@ -15,7 +15,7 @@ from .shared.run_settings import Settings, build_data, run_on_settings
 
 
 def run(words: Sequence[str]) -> None:
-    """Inspect by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_on_settings(inspect_data, words)
 
 
@@ -28,16 +28,17 @@ def inspect_data(
     depth: int = 2,
     output: str | None = None,
 ) -> None:
-    """Print or write the inputs of a run's model.
+    """Print the inputs of a run's model, or write them as an HTML page.
 
     Args:
-        settings: Of the run.
-        task: Show documents of this task, trained or evaluated, instead of the first of the training.
-        template: Show examples of this template of the task.
-        examples: Documents in full; of instruction optimization, for each level.
-        rows: Rows of the first optimizer step whose documents are listed.
-        depth: Of the mixture's tree: 1 for benchmarks, 2 for categories, 3 for tasks.
-        output: An HTML page is written here, instead of the text on the terminal.
+        settings: Settings of the run.
+        task: Name of a trained or evaluated task whose documents are printed; by default the first documents of the
+            training are.
+        template: Template of the task's documents; by default any.
+        examples: Number of documents to print in full; of instruction optimization, for each level.
+        rows: Number of rows of the first optimizer step whose documents are listed.
+        depth: Depth of the mixture's tree: 1 for benchmarks, 2 for categories, 3 for tasks.
+        output: Path of an HTML page to write, in place of the text on the terminal.
     """
     from ..datamodules.inspection.run_inspection import inspect_run, inspect_task
     from ..datamodules.packing.row_settings import require_positive

@@ -1,7 +1,7 @@
-"""Draw and measure the learned instructions of a checkpoint.
+"""Analyse the learned instructions of a checkpoint: a map, distances between tasks, nearest tokens.
 
-The map, the distances and the curves are those that the callback InstructionAnalysis writes when training ends. All
-options of `crosstask fit` are accepted, and those of the data are used: they must be those of the training.
+The files are those that the callback InstructionAnalysis writes at the end of training. All options of `crosstask fit`
+are accepted, and those of the data are used: they must be those of the training.
 
 Example:
     crosstask instructions --config instruction_optimization_toybench \\
@@ -16,7 +16,7 @@ from .shared.run_settings import Settings, build_data, run_on_settings
 
 
 def run(words: Sequence[str]) -> None:
-    """Draw by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_on_settings(draw_instructions, words)
 
 
@@ -24,12 +24,12 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     """Write the analysis of a checkpoint's learned instructions.
 
     Args:
-        settings: Of the run.
-        checkpoint: Checkpoint of a training with InstructionOptimizationModule; with the callback InstructionAnalysis
-            it also holds the initial instructions and the curves.
-        folder: Output folder; it must be new or empty.
-        categories: Number of categories on the map, those with most tasks.
-        tokens: Number of nearest tokens for each embedding of a task.
+        settings: Settings of the run.
+        checkpoint: Checkpoint of a training with InstructionOptimizationModule. If the training had the callback
+            InstructionAnalysis, the checkpoint also has the initial instructions and the training curves.
+        folder: Folder to write into; it must be new or empty.
+        categories: Number of categories on the map, those with the most tasks first.
+        tokens: Number of nearest vocabulary tokens that are listed for each embedding of a task's instruction.
 
     Raises:
         ValueError: The checkpoint has no learned instructions, or those of other tasks than the data's.

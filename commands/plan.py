@@ -1,4 +1,4 @@
-"""Plan the memory and the cost of a training run, before it has devices.
+"""Estimate the memory and the cost of a training run, before it has devices.
 
 It reads the options of `crosstask fit` for InstructionTuningModule or InstructionOptimizationModule, and needs neither
 weights nor devices.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch and transformers, which the help does not need
 
 
 def run(words: Sequence[str]) -> None:
-    """Plan by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_on_settings(plan_training, words, parts=("trainer", "model", "data"))
 
 
@@ -37,13 +37,13 @@ def plan_training(
     """Print the memory that a run needs on each device, its time and its cost.
 
     Args:
-        settings: Of the run.
+        settings: Settings of the run.
         memory: Memory of a device, in GiB.
-        device: Device whose peak FLOPS count.
-        utilization: Share of the peak that the run reaches (MFU).
-        targets: Share of a row's tokens that are targets.
-        devices: Number of all devices, where the configuration does not state it.
-        node_bandwidth: GB/s that a device sends to others of its node of 8; the default is NVLink of an A100.
+        device: Device whose peak FLOPS are assumed.
+        utilization: Share of the peak FLOPS that the run reaches (MFU), in (0, 1].
+        targets: Share of a row's tokens that are targets, in (0, 1].
+        devices: Number of all devices; needed if the configuration does not state it.
+        node_bandwidth: GB/s that a device sends to others of its node of 8 devices; the default is NVLink of an A100.
         network_bandwidth: GB/s that a device sends to other nodes; the default is 200 Gb/s for each device.
     """
     from ..lightning_modules.planning.communication import Links
@@ -69,7 +69,7 @@ def plan_training(
 
 
 def print_plan(plan: "ResourcePlan") -> None:
-    """Print a table of a device's memory, and the run's cost."""
+    """Print a table of a device's memory by recomputation, whether it fits, and the run's time and cost."""
     from rich import print as rich_print
     from rich.table import Table
 
@@ -135,19 +135,19 @@ def _hours(hours: float) -> str:
 
 
 def _named(choice: bool | int | str) -> str:
-    """A choice of recomputation in words."""
+    """Return a setting of recomputation in words."""
     if choice == "selective":
         return "all but products"
     return {0: "nothing", 1: "all blocks", 2: "every second block"}.get(int(choice), f"every {choice}th block")
 
 
 def _setting(choice: bool | int | str) -> str:
-    """A choice of recomputation as YAML."""
+    """Return a setting of recomputation as YAML."""
     return str(choice).lower()
 
 
 def print_outer(plan: "ResourcePlan") -> None:
-    """Print the memory and time that the steps of phi add."""
+    """Print the memory and computation that the steps of the instruction's parameters (phi) add."""
     from ..lightning_modules.planning.bilevel_plan import MOST_TASKS
     from ..lightning_modules.planning.resource_plan import GIB
 

@@ -1,12 +1,12 @@
 """Generate answers to the prompts of a file with any model, or to the test set of a run.
 
 With --inputs, the prompts are JSON lines or a table, each with `prompt` (a text) or `messages` (role and content), and
-optionally `id`, or the rows of a training file, whose answers become references; MODEL is a Hugging Face folder, a hub
-name, the folder of a run or a checkpoint. Every line gets an answer, or the reason why it has none. Started again, it
-resumes where it was interrupted.
+optionally `id`; or the rows of a training file, whose answers become references. MODEL is a Hugging Face folder, a hub
+name, the folder of a run or a checkpoint. Every line gets an answer, or the reason why it has none. An interrupted run
+resumes when the command is run again.
 
-Without --inputs, the settings are those of `crosstask fit`, and the test set is answered; with the callback
-PredictionWriter the answers are written as JSON lines.
+Without --inputs, the settings are those of `crosstask fit`, and the test set is answered. The callback PredictionWriter
+writes the answers as JSON lines.
 
 Example:
     crosstask predict runs/quickstart --inputs my.jsonl --output answers.jsonl
@@ -29,11 +29,11 @@ if TYPE_CHECKING:  # torch and transformers, which the help does not need
     from ..lightning_modules.generation.decoding import Decoding
 
 AT_ONCE = 1024
-"""Prompts that are sorted by length and answered together."""
+"""Number of prompts that are sorted by length and answered together."""
 
 
 def run(words: Sequence[str]) -> None:
-    """Predict by the words of a command line."""
+    """Run the command with the words of a command line."""
     if any(word.partition("=")[0] == "--inputs" for word in words):
         run_function(answer_inputs, words)
         return
@@ -61,20 +61,20 @@ def answer_inputs(
 
     Args:
         model: Folder of a model, of a run or of a checkpoint, or a hub name.
-        inputs: JSON lines with prompt, messages, conversations, instruction or input, and optionally id; or a table of
-            these columns (CSV, TSV, parquet). The answers of a training file are references.
-        output: JSON lines in the order of the inputs, each with line, id, answer (or skipped, the reason why there is
-            no answer), messages and references; it is never overwritten.
-        system: System message of conversations that have none.
-        chat: Whether the tokenizer's chat template renders the prompts; by default if it has one.
+        inputs: File of JSON lines with prompt, messages, conversations, instruction or input, and optionally id; or a
+            table (CSV, TSV, parquet) with these columns. The answers of a training file are references.
+        output: File to write, which is never overwritten: JSON lines in the order of the inputs, each with line, id,
+            messages, references, and answer or skipped (the reason why there is no answer).
+        system: System message of conversations that have none; null for none.
+        chat: Whether the tokenizer's chat template renders the prompts; null uses the template if there is one.
         max_new_tokens: Most tokens of an answer.
-        temperature: 0 takes the most probable token; above, tokens are drawn.
-        top_p: Draw from the most probable tokens that together have this probability.
+        temperature: Temperature of sampling; 0 takes the most probable token.
+        top_p: Nucleus sampling: draw from the most probable tokens that together have this probability.
         stop: Texts that end an answer.
-        seed: Seed of the draws.
-        budget: Tokens of the largest batch.
+        seed: Seed of sampling.
+        budget: Most tokens of a batch.
         dtype: Type of the model's parameters, e.g. bfloat16.
-        device: By default the GPU if there is one.
+        device: Device of the model, e.g. cuda:1; by default the GPU if there is one.
 
     Raises:
         ValueError: A line of the inputs cannot be read; nothing is generated then.
@@ -100,9 +100,14 @@ def answer_inputs(
         resumed = len(file.results)
         answer_missing(answering, questions, file, decoding, seed=seed, budget=budget)
     file.finish(questions)
+    print_counts(file, len(questions), resumed)
+
+
+def print_counts(file: "AnswerFile", prompts: int, resumed: int) -> None:
+    """Print the numbers of answered and skipped prompts; `resumed` of the answers are from an earlier run."""
     reasons = Counter(result["skipped"] for result in file.results.values() if "skipped" in result)
     earlier = f", {resumed} of them by an earlier run" if resumed else ""
-    print(f"{path}: {len(questions) - reasons.total()} of {len(questions)} prompts answered{earlier}")
+    print(f"{file.path}: {prompts - reasons.total()} of {prompts} prompts answered{earlier}")
     for reason, count in reasons.most_common():
         print(visible(f"{count} without an answer: {reason}"))
 
@@ -116,7 +121,16 @@ def answer_missing(
     seed: int,
     budget: int,
 ) -> None:
-    """Answer the questions that a file lacks, in parts of `AT_ONCE`."""
+    """Answer the questions whose results are not in the file yet, ``AT_ONCE`` at a time, and add the results.
+
+    Args:
+        answering: The model with its tokenizer.
+        questions: All questions.
+        file: File of the results.
+        decoding: Settings of sampling.
+        seed: Seed of sampling.
+        budget: Most tokens of a batch.
+    """
     from ..lightning_modules.generation.decoding import prompt_seed
 
     missing = [question for question in questions if question.line not in file.results]

@@ -1,9 +1,9 @@
-"""Render and tokenize the training tasks of a run that the store lacks, and render its validation.
+"""Render and tokenize the training tasks of a run into the store, and render its validation prompts.
 
-Training does this itself where it is missing; with --processes it is done ahead. A prepared run starts without reading
-a data file: this command reads them, and prepares changed tasks again. An interrupted preparation keeps the
-tasks that are complete. A damaged task is named and written again; with --verify, all files are read to find it. All
-options of `crosstask fit` are accepted, and those of the data are used.
+Training does the same for tasks that the store lacks; this command does it ahead, in several processes. It reads all
+data files, and prepares changed tasks again. A prepared run starts without reading a data file. An interrupted
+preparation keeps the tasks that are complete. Damaged tasks are reported and written again; --verify compares
+checksums for this. All options of `crosstask fit` are accepted, and those of the data are used.
 
 Example:
     crosstask prepare --config quickstart --processes 2
@@ -16,7 +16,7 @@ from .shared.run_settings import Settings, build_data, run_on_settings
 
 
 def run(words: Sequence[str]) -> None:
-    """Prepare by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_on_settings(prepare_store, words)
 
 
@@ -24,10 +24,10 @@ def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) 
     """Render and tokenize the training tasks that the store lacks.
 
     Args:
-        settings: Of the run.
-        processes: Processes that read, render and tokenize.
-        verify: Read all files of the store and compare their checksums; damaged tasks are named and written again.
-            Without it, and in training, the sizes of the files are compared.
+        settings: Settings of the run.
+        processes: Number of processes that read, render and tokenize.
+        verify: Read all files of the run's tasks in the store and compare their checksums; damaged tasks are written
+            again. By default, and in training, only the sizes of files are compared.
     """
     from ..datamodules.stored_training import StoredDataModule
 

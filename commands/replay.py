@@ -1,7 +1,7 @@
-"""Run a step again that was not finite, from the dump that training wrote when it stopped.
+"""Repeat a training step whose loss or gradient was not finite, from the dump that training wrote when it stopped.
 
 It prints the losses and gradient norms of the step and of each batch, and the first module whose output is not finite.
-The dump's folder is in the message with which training stopped.
+The message with which training stopped names the dump's folder.
 
 Example:
     crosstask replay runs/quickstart/not-finite-step-12
@@ -15,17 +15,17 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Replay by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(replay, words)
 
 
 def replay(dump: Sequence[str], weights: str | None = None, device: str = "cpu") -> None:
-    """Run a step again that was not finite.
+    """Repeat a training step whose loss or gradient was not finite, and print what was not.
 
     Args:
-        dump: The folder, not-finite-step-N.
-        weights: Checkpoint with the weights before the step, where the dump holds none (DeepSpeed).
-        device: Where it is computed, e.g. cuda.
+        dump: The dump's folder, not-finite-step-N.
+        weights: Checkpoint with the weights before the step; needed if the dump has none (DeepSpeed).
+        device: Device of the computation, e.g. cuda.
 
     Raises:
         ValueError: The folder is no dump, or there are no weights.

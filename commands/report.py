@@ -1,7 +1,7 @@
 """Report one run or compare several by their predictions, as HTML, Markdown and JSON.
 
-It reads the files of the callback PredictionWriter, and needs neither a model nor a GPU. The first run is the one with
-which others are compared. NAME=FOLDER names a run; FOLDER,FOLDER are repetitions of one run with other seeds.
+It reads the files of the callback PredictionWriter, and needs neither a model nor a GPU. The other runs are compared
+with the first one. NAME=FOLDER names a run; FOLDER,FOLDER are repetitions of one run with other seeds.
 
 Example:
     crosstask report runs/quickstart
@@ -26,7 +26,7 @@ from .shared.outputs import require_own_report
 
 
 def run(words: Sequence[str]) -> None:
-    """Report by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(write_report, words)
 
 
@@ -41,13 +41,13 @@ def write_report(
     """Report one run or compare several by their predictions; this needs neither a model nor a GPU.
 
     Args:
-        runs: Folders of runs; the first is the base of comparisons. NAME=FOLDER gives a run a name.
-            FOLDER,FOLDER are repetitions of one run with other seeds, reported together.
-        stage: Which predictions are read: test, validation or predict.
-        folder: Where report.html, report.md, report.json and figures/ (PDF and PNG) are written.
-        by: Kind of the averages' columns: a category, as in most tables of OPT-IML, or a benchmark.
-        title: Heading of the page.
-        examples: Qualitative examples under each heading: lowest and highest scores, largest differences.
+        runs: Folders of runs; the others are compared with the first. NAME=FOLDER gives a run a name. FOLDER,FOLDER are
+            repetitions of one run with other seeds, reported together.
+        stage: Predictions to read: ``test``, ``validation`` or ``predict``.
+        folder: Folder into which report.html, report.md, report.json and figures/ (PDF and PNG) are written.
+        by: Columns over which scores are averaged: ``category``, as in most tables of OPT-IML, or ``benchmark``.
+        title: Heading of the page; by default it names the runs.
+        examples: Number of examples in each list: lowest scores, highest scores, largest differences.
     """
     target = expanded(folder)
     require_own_report(target, ("systems", "comparisons"), "report")
@@ -59,7 +59,13 @@ def write_report(
 
 
 def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:
-    """Write report.html, report.md, report.json, and every figure of the page as PDF and PNG in ``figures/``."""
+    """Write a report as report.html, report.md and report.json, and its figures as PDF and PNG in ``figures/``.
+
+    Args:
+        report: The report.
+        folder: Folder of the files.
+        title: Heading of the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figures = report_figures(report)
     write_whole(folder / "report.html", render_page(report, title, figures))

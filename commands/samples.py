@@ -1,7 +1,7 @@
 """Generate responses with a language model, or import those of another program.
 
-`crosstask adapt` and `crosstask select` read the responses. Started again, it resumes where it was interrupted. The
-processes of a job (torchrun, or tasks of SLURM) share the examples; a sample does not depend on their number.
+`crosstask adapt` and `crosstask select` read the responses. An interrupted run resumes when the command is run again.
+The processes of a job (torchrun, or tasks of SLURM) share the examples; a sample does not depend on their number.
 
 Example:
     crosstask samples --examples.benchmark NaturalInstructions \\
@@ -37,7 +37,7 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Generate or import by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(write_samples, words, benchmarks=True)
 
 
@@ -65,35 +65,36 @@ def write_samples(
 ) -> None:
     """Generate responses to a benchmark's examples with a language model, or import those of another program.
 
-    Started again, it resumes where it was interrupted. The processes of a job (torchrun, or tasks of SLURM) share the
-    examples and write a file each; a sample does not depend on their number. Samples of other weights, settings or
-    prompts in a file of the same name are never mixed with new ones or overwritten: the command is rejected.
+    An interrupted run resumes when the command is run again. The processes of a job (torchrun, or tasks of SLURM) share
+    the examples and write a file each; a sample does not depend on their number. If a file of the same name has samples
+    of other weights, settings or prompts, the command is rejected, and the file is not changed.
 
     Args:
-        examples: The examples, and how they are rendered.
+        examples: The examples to sample responses for, and the form of their prompts.
         output: Folder of the sample files, ``<name>-<process>-of-<processes>.jsonl``.
-        generator: A causal or encoder-decoder model, by hub name or folder; or the folder of a trained prefix.
-        answers: Instead of a generator: JSONL files with the fields task, id and response, any number for an example;
-            datamodules/scoring/samples.py lists optional fields. White space around a response is removed.
+        generator: Hub name or folder of a causal or encoder-decoder model; or the folder of a trained prefix.
+        answers: In place of a generator: JSONL files with the fields task, id and response, any number of lines for an
+            example; datamodules/scoring/samples.py lists optional fields. White space around a response is removed.
         prompts_only: Only write ``prompts.jsonl`` with task, id and prompt on each line, for another program.
-        batch_model: Only write ``requests.jsonl``, requests to this model for OpenAI's batch API and servers that read
-            its files; `answers` then reads the batch's output. The default is Cappy's decodings without beam and top-k.
+        batch_model: Name of a model: only write ``requests.jsonl``, requests to this model for OpenAI's batch API and
+            servers that read its files; `answers` then reads the batch's output. The default decodings are Cappy's
+            without beam search and top-k.
         decodings: Decodings by name; by default the five of Cappy, which give 17 responses.
         faithful: Sample as Cappy's released program does: from the 50 most probable tokens, at least 3 and at most 63
             tokens, from the first 512 tokens of a prompt.
-        max_new_tokens: Tokens of the longest response; by default 64, or 63 with `faithful`, whose 64 positions begin
-            with the decoder's start.
-        max_source: Tokens of the longest prompt; longer ones are cut and counted. By default 1,024, or 512 with
+        max_new_tokens: Most tokens of a response; by default 64, or 63 with `faithful`, whose 64 positions include the
+            decoder's start token.
+        max_source: Most tokens of a prompt; longer ones are truncated and counted. By default 1,024, or 512 with
             `faithful`.
-        cut: The part of a too long prompt that is cut, as in the scorer: by default the middle, and with `faithful` the
-            end. Special tokens remain, but for a beginning that is cut.
+        cut: Part of a long prompt that is cut: ``middle``, ``end`` or ``beginning``. By default ``middle``, as for the
+            scorer, or ``end`` with `faithful`. Special tokens remain, except if the beginning is cut.
         stop: Texts that end a response, beside eos.
-        bos: Whether the bos token begins a prompt; null for what the tokenizer adds by itself.
-        chat: Render prompts as a user's message by the tokenizer's chat template, which adds bos itself.
+        bos: Whether prompts begin with the bos token; null for the tokenizer's default.
+        chat: Render each prompt as a user's message by the tokenizer's chat template, which adds bos itself.
         likelihood: Store the log-likelihood of every response, which self-scoring needs.
         seed: Seed of sampling.
-        name: Name of the generator in the files; by default the last part of `generator`.
-        budget: Tokens of the largest batch.
+        name: Name of the generator in the files; by default the last component of `generator`.
+        budget: Most tokens of a batch.
         dtype: Type of the model's parameters.
         device: Device of the model, e.g. cuda:1; by default the GPU of the process if it has one.
     """
@@ -111,28 +112,28 @@ def write_samples(
     if generator is None:
         import_answers(examples, answers, folder, name or Path(answers[0]).stem)
         return
-    given = {"decodings": decodings, "max_new_tokens": max_new_tokens, "max_source": max_source, "cut": cut}
+    changes = {"decodings": decodings, "max_new_tokens": max_new_tokens, "max_source": max_source, "cut": cut}
     settings = replace(
-        RELEASED if faithful else SamplingSettings(),
-        **{key: value for key, value in given.items() if value},  # type: ignore[arg-type]
-        stop=tuple(stop),
-        bos=bos,
-        chat=chat,
-        likelihood=likelihood,
-        seed=seed,
+        base_settings(faithful, changes), stop=tuple(stop), bos=bos, chat=chat, likelihood=likelihood, seed=seed
     )
     source = Generator(generator, name or Path(generator).name, dtype, device)
     generate_samples(examples, source, settings, folder, budget=budget)
 
 
+def base_settings(faithful: bool, changes: Mapping[str, Any]) -> SamplingSettings:
+    """Return the settings of Cappy's released program (`faithful`) or the defaults, with the changes that are set."""
+    chosen = {name: value for name, value in changes.items() if value}
+    return replace(RELEASED if faithful else SamplingSettings(), **chosen)
+
+
 class Generator(NamedTuple):
-    """The model that is sampled.
+    """Model that is sampled.
 
     Args:
         source: Hub name, or folder of a model or a trained prefix.
-        name: Its name in the files.
-        dtype: Type of its parameters.
-        device: Where it runs; None for the GPU of the process if it has one.
+        name: Name of the model in the sample files.
+        dtype: Type of the model's parameters.
+        device: Device of the model; None for the GPU of the process if it has one.
     """
 
     source: str
@@ -144,7 +145,15 @@ class Generator(NamedTuple):
 def generate_samples(
     examples: SampledExamples, generator: Generator, settings: SamplingSettings, folder: Path, *, budget: int
 ) -> None:
-    """Sample a model's responses to the examples of this process, beside those that its file has already."""
+    """Sample responses to this process's share of the examples, except those that its sample file has already.
+
+    Args:
+        examples: The examples of all processes.
+        generator: The model.
+        settings: Decodings, lengths and seed.
+        folder: Folder of the sample file.
+        budget: Most tokens of a batch.
+    """
     path, name = _own_file(folder, generator.name), generator.name
     _print_left_out(examples)
     about = asdict(settings) | {"weights": model_digest(generator.source), "name": name, "dtype": generator.dtype}
@@ -165,7 +174,14 @@ def generate_samples(
 
 
 def import_answers(examples: SampledExamples, answers: Sequence[str], folder: Path, name: str) -> None:
-    """Import responses of another program to the examples; `name` is the generator's where they name none."""
+    """Import responses of another program to this process's share of the examples.
+
+    Args:
+        examples: The examples of all processes.
+        answers: JSONL files of responses.
+        folder: Folder of the sample file.
+        name: Name of the generator, for responses that name none.
+    """
     path = _own_file(folder, name)
     _print_left_out(examples)
     rank, size, _ = process_of_job()
@@ -178,7 +194,7 @@ def import_answers(examples: SampledExamples, answers: Sequence[str], folder: Pa
 
 
 def _own_file(folder: Path, name: str) -> Path:
-    """The sample file of this process."""
+    """Return the path of this process's sample file."""
     rank, size, _ = process_of_job()
     return folder / f"{name}-{rank:04}-of-{size:04}.jsonl"
 
@@ -195,7 +211,7 @@ def _print(line: str) -> None:
 
 
 def write_prompts(examples: SampledExamples, folder: Path) -> None:
-    """Write the prompts of examples, for another program."""
+    """Write the prompts of examples to ``prompts.jsonl`` in `folder`, for another program."""
     skipped = Counter[str]()
     sampled = [{"task": p.task.name, "id": p.example.id, "prompt": p.source} for p in examples.prompts(skipped)]
     _write_lines(folder / "prompts.jsonl", sampled, skipped)
@@ -204,14 +220,22 @@ def write_prompts(examples: SampledExamples, folder: Path) -> None:
 def write_requests(
     examples: SampledExamples, folder: Path, model: str, decodings: Mapping[str, Decoding], settings: Mapping[str, Any]
 ) -> None:
-    """Write requests for a batch API; `settings` are further arguments of ``batch_requests``."""
+    """Write requests for OpenAI's batch API to ``requests.jsonl`` in `folder`.
+
+    Args:
+        examples: The examples.
+        folder: Folder of the file.
+        model: Name of the model to request.
+        decodings: Decodings by name.
+        settings: Further arguments of ``batch_requests``.
+    """
     skipped = Counter[str]()
     requests = list(batch_requests(examples.prompts(skipped), model, decodings, **settings))
     _write_lines(folder / "requests.jsonl", requests, skipped)
 
 
 def _write_lines(path: Path, records: Sequence[Mapping[str, Any]], skipped: Mapping[str, int]) -> None:
-    """Write JSON lines for another program, unless the file holds others."""
+    """Write JSON lines for another program; reject an existing file with other lines, with a ValueError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if path.exists() and path.read_bytes() != text.encode():

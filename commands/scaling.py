@@ -1,7 +1,7 @@
 """Plot score against model size from the reports of several models.
 
-It reads folders of `crosstask adapt` and of `crosstask classify`. Rows of the same name are one line through all
-reports.
+It reads folders of `crosstask adapt` and of `crosstask classify`. Rows of the same name are connected to one line
+through all reports.
 
 Example:
     crosstask scaling runs/adapt_base runs/adapt_large --output scaling.svg
@@ -19,22 +19,22 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Plot by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(plot_scaling, words)
 
 
 def plot_scaling(
     reports: list[str], output: str = "scaling.svg", rows: Sequence[str] = (), by_task: bool = False
 ) -> None:
-    """Draw scores over the number of parameters. Rows with the same name form one line across all reports.
+    """Draw scores over the number of parameters. Rows of the same name form one line across all reports.
 
     Args:
-        reports: Folders of ``crosstask adapt``, whose size is that of the language model that generated the samples,
-            and folders of ``crosstask classify``, which give a size for each model.
-        output: The figure, a new file; its suffix chooses the format: .svg, .png or .pdf.
-        rows: Rows of the tables; by default all models of classify, and of adapt the scorers, "self-score, sum" and
-            "best single decoding".
-        by_task: Draw a panel for each task, as Cappy's Figure 5, instead of the means over tasks.
+        reports: Folders that `crosstask adapt` wrote, whose model size is that of the language model that generated
+            the samples, or folders that `crosstask classify` wrote, which have a size for each model.
+        output: Path of the figure, a new file; its suffix decides the format: .svg, .png or .pdf.
+        rows: Names of the tables' rows to draw; by default all models of classify, or of adapt the scorers,
+            "self-score, sum" and "best single decoding".
+        by_task: Draw a panel for each task, as Cappy's Figure 5, in place of the means over tasks.
     """
     path = expanded(output)
     figure_format(path)
@@ -55,7 +55,7 @@ def plot_scaling(
 
 
 def _shared_metric(reports: Sequence[str]) -> str:
-    """The metric of all reports.
+    """Return the metric of all reports, ROUGE-L or accuracy.
 
     Raises:
         ValueError: A report is given twice, or the metrics differ.
@@ -69,10 +69,10 @@ def _shared_metric(reports: Sequence[str]) -> str:
 
 
 def _shared_tasks(reports: Sequence[str]) -> list[str]:
-    """The tasks of all reports.
+    """Return the names of the tasks of all reports.
 
     Raises:
-        ValueError: They differ, so that a line would join means over different tasks.
+        ValueError: Reports have different tasks, so that a line would connect means over different tasks.
     """
     first, *others = map(read_tasks, reports)
     for report, tasks in zip(reports[1:], others, strict=True):
@@ -87,10 +87,15 @@ def _shared_tasks(reports: Sequence[str]) -> list[str]:
 def _scores_by_row(
     reports: Sequence[str], rows: Sequence[str], task: str | None = None
 ) -> Mapping[str, list[ModelScore]]:
-    """Scores by the row's name, in the order of model sizes.
+    """Return the scores of each row, in the order of model sizes.
+
+    Args:
+        reports: Folders of the reports.
+        rows: Names of the rows; the defaults of each report if empty.
+        task: Name of a task; None for the means over tasks.
 
     Raises:
-        ValueError: A row is in no report.
+        ValueError: No report has one of the rows.
     """
     scores: dict[str, list[ModelScore]] = {}
     available: set[str] = set()

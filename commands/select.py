@@ -1,8 +1,8 @@
 """Choose among sampled responses by a scorer and by other methods.
 
-It prints the scores of each method's choices against the references. Without --scorer the other methods are compared.
-Started again, it resumes where it was interrupted. The processes of a job (torchrun, or tasks of SLURM or its arrays)
-share the examples that the scorer reads.
+It prints the scores of each method's choices against the references. Without --scorer only the other methods are
+compared. An interrupted run resumes when the command is run again. The processes of a job (torchrun, or tasks of SLURM
+or its arrays) share the examples that the scorer reads.
 
 Example:
     crosstask select --config examples.yaml --samples '[runs/samples/model-0000-of-0001.jsonl]' --scorer runs/scorer \\
@@ -52,7 +52,7 @@ from .shared.score_progress import finished_scores, score_progress
 
 
 def run(words: Sequence[str]) -> None:
-    """Choose by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(select_samples, words, benchmarks=True)
 
 
@@ -73,28 +73,29 @@ def select_samples(
 ) -> None:
     """Choose among the responses of every example by each method, and print the methods' scores.
 
-    Samples of several generators are joined; the names of single decodings then include the generator. Started again,
-    it resumes where it was interrupted. The processes of a job share the examples, each on its device, and the one that
-    finishes the last batch writes the table.
+    Samples of several generators are joined; the names of single decodings then include the generator. An interrupted
+    run resumes when the command is run again. The processes of a job share the examples, each on its device, and the
+    one that finishes the last batch writes the table.
 
     Args:
         examples: The examples, rendered as the scorer's training instructions were.
-        samples: JSONL files of responses, e.g. from ``crosstask samples``, or folders of them.
+        samples: JSONL files of responses, e.g. from `crosstask samples`, or folders of them.
         output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example), which
             are never overwritten, and of ``scores``, the scorer's scores, a file for each process.
-        scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in
-            the folder is used.
-        max_length: Tokens of the longest pair of instruction and response.
-        truncation: The side of a longer pair that is cut: the instruction, or the longer one.
-        cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
+        scorer: Hub name or folder of a trained scorer, with its calibration if the folder has one; null compares only
+            the other methods.
+        max_length: Most tokens of an instruction and a response together; longer pairs are truncated.
+        truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side, as in
+            Cappy's released program.
+        cut: Part of a long instruction that is cut: ``middle``, ``end`` (as in the released program) or ``beginning``.
         chat: Whether the scorer reads pairs in its tokenizer's chat template, as reward models of chat models do.
-        budget: Tokens of the largest batch.
-        dtype: Type of the scorer's parameters, but for its head, which remains in float32; by default bfloat16 on a
-            GPU, whose packed attention needs half precision, and float32 on a CPU.
+        budget: Most tokens of a batch; it changes speed and memory, not scores.
+        dtype: Type of the scorer's parameters; its head stays in float32. By default bfloat16 on a GPU, whose packed
+            attention needs half precision, and float32 on a CPU.
         device: Device of the scorer, e.g. cuda:1; by default the GPU of the process if it has one.
-        sizes: Also choose among these numbers of nucleus samples alone.
-        rouge: Implementation of ROUGE-L: exact equals Google's rouge_score, and both read a to z and digits only;
-            unicode reads all scripts.
+        sizes: Numbers of nucleus samples; the table also has the scores of choosing among this many of them alone.
+        rouge: Implementation of ROUGE-L: ``exact`` equals Google's ``rouge_score``, and both read a to z and digits
+            only; ``unicode`` reads all scripts.
     """
     console, folder = Console(), expanded(output)
     for name in ("selection.json", "choices.jsonl"):
@@ -102,10 +103,10 @@ def select_samples(
     require_positive("select", max_length=max_length, budget=budget, sizes=min(sizes, default=1))
     files = ModelSamples(samples)
     sampled = read_sampled_responses(examples, files)
-    scored: Scored | None = None
+    scored: ScorerResults | None = None
     if scorer is not None:
         reading: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "cut": cut, "chat": chat}
-        scored = score(
+        scored = score_share(
             sampled,
             scorer,
             folder / "scores",
@@ -119,28 +120,44 @@ def select_samples(
             return
     elif process_of_job().rank:  # there is nothing to share
         return
-    scores = scored.scores.scores if scored else None
-    everything = [
-        to_scored_responses(
-            responses,
-            {} if scores is None else {SCORER: scores[place]},
-            calibrations={SCORER: scored.calibration} if scored and scored.calibration else {},
-            rouge=rouge,
-        )
-        for place, responses in enumerate(sampled)
-    ]
     cuts = {SCORER: scored.scores.cuts} if scored else {}
-    write_selection(folder, sampled, everything, sizes, cuts, files.examples_beyond(tested_examples(sampled)))
+    untested = files.examples_beyond(tested_examples(sampled))
+    write_selection(folder, sampled, with_scores(sampled, scored, rouge), sizes, cuts, untested)
 
 
-class Scored(NamedTuple):
-    """The scores of all examples' responses, and the scorer's calibration if it has one."""
+class ScorerResults(NamedTuple):
+    """Results of a scorer on all examples.
+
+    Args:
+        scores: Scores of the responses to each example.
+        calibration: Map from scores to correctness that was fitted in the scorer's training; None without one.
+    """
 
     scores: ItemScores
     calibration: Calibration | None
 
 
-def score(
+def with_scores(
+    sampled: Sequence[SampledResponses], results: ScorerResults | None, rouge: Rouge
+) -> list[ScoredResponses]:
+    """Return the responses to each example with the scores of all methods.
+
+    Args:
+        sampled: The examples with their responses.
+        results: Results of the scorer; None without a scorer.
+        rouge: Implementation of ROUGE-L, by which responses are compared with the references.
+    """
+    scores = results.scores.scores if results else None
+    calibrations = {SCORER: results.calibration} if results and results.calibration else {}
+    return [
+        to_scored_responses(
+            responses, {} if scores is None else {SCORER: scores[place]}, calibrations=calibrations, rouge=rouge
+        )
+        for place, responses in enumerate(sampled)
+    ]
+
+
+def score_share(
     sampled: Sequence[SampledResponses],
     scorer: str,
     folder: Path,
@@ -150,18 +167,18 @@ def score(
     *,
     budget: int,
     console: Console,
-) -> Scored | None:
-    """Score this process's share of the examples; None as long as other processes are at work on theirs.
+) -> ScorerResults | None:
+    """Score this process's share of the examples, and return the results of all; None if others are not finished.
 
     Args:
-        sampled: The examples with their responses.
+        sampled: The examples of all processes, with their responses.
         scorer: Hub name or folder of the scorer.
-        folder: Where the scores are written.
-        reading: How the scorer reads pairs: arguments of ``CrossEncoder.from_pretrained``.
+        folder: Folder into which the scores are written.
+        reading: Arguments of ``CrossEncoder.from_pretrained`` that decide how pairs are read.
         dtype: Type of the scorer's parameters.
-        device: Device of the scorer.
-        budget: Tokens of the largest batch.
-        console: Where progress is printed.
+        device: Device of the scorer; None for the GPU of the process if it has one.
+        budget: Most tokens of a batch.
+        console: Console to print progress to.
     """
     settings = {**reading, "dtype": dtype, "weights": model_digest(scorer)}
     written = ScoreFiles(folder, SCORER, settings, sampled)
@@ -169,11 +186,11 @@ def score(
     encoder = CrossEncoder.from_pretrained(scorer, tokens_per_forward=budget, **placed, **reading)
     written.write(partial(score_items, encoder), score_progress(console, scorer, "examples", written.share()))
     finished = finished_scores(console, {SCORER: written})
-    return None if finished is None else Scored(finished[SCORER], load_calibration(scorer))
+    return None if finished is None else ScorerResults(finished[SCORER], load_calibration(scorer))
 
 
 def tested_examples(sampled: Sequence[SampledResponses]) -> dict[str, set[str]]:
-    """Ids of the examples by task."""
+    """Return the ids of the examples, by task."""
     tested: dict[str, set[str]] = {}
     for one in sampled:
         tested.setdefault(one.prompt.task.name, set()).add(one.prompt.example.id)
@@ -188,15 +205,15 @@ def write_selection(
     cuts: Mapping[str, PairCuts],
     untested: int,
 ) -> None:
-    """Write the table and the choices, and print the table.
+    """Write selection.json and choices.jsonl, and print the table.
 
     Args:
-        folder: Where they are written.
+        folder: Folder of the files.
         sampled: The examples with their responses.
         scored: The responses with their scores, in the same order.
-        sizes: Numbers of nucleus samples to choose among alone.
-        cuts: Numbers of pairs that were cut, by scorer.
-        untested: Sampled examples that were not among those to choose for.
+        sizes: Numbers of nucleus samples; the table has the scores of choosing among this many of them alone.
+        cuts: Numbers of truncated pairs, by scorer.
+        untested: Number of sampled examples that are not among `sampled`.
     """
     table, means = selection_table(scored), by_size(scored, sizes)
     selection = to_json(table) | {
@@ -215,6 +232,6 @@ def write_selection(
 
 
 def score_items(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> ItemScores:
-    """Scores of the responses to some examples, and the numbers of pairs that were cut."""
+    """Return the scores of the responses to some examples, and the numbers of truncated pairs."""
     encoder.forget_cuts()
     return ItemScores(score_responses(encoder, sampled), encoder.cuts, encoder.cut_pairs.remainders)

@@ -1,7 +1,8 @@
 """Train on several splits into inner and outer tasks, and keep the best by validation.
 
-The split decides which training tasks train the model and which train the instructions. Differentiable Instruction
-Optimization (arXiv 2306.10098) tried 16. Each run is a process; finished runs in the folder are not repeated.
+A split decides which training tasks train the model (inner) and which train the instructions (outer). Differentiable
+Instruction Optimization (arXiv 2306.10098) tried 16 splits. Each run is a process; finished runs in the folder are not
+repeated.
 
 Example:
     crosstask splits --recipe RECIPE.yaml --folder runs/splits --splits 16
@@ -20,7 +21,7 @@ from .shared.recipe_runs import Metric, try_recipes
 
 
 def run(words: Sequence[str]) -> None:
-    """Search by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(search_splits, words)
 
 
@@ -37,12 +38,12 @@ def search_splits(
 
     Args:
         recipe: YAML of `crosstask fit` for InstructionOptimizationModule, by path or by name.
-        folder: Where the runs, results.json and best_split.yaml are written.
-        splits: Number of splits: seeds of random categories, or groups of k-means, each once the outer tasks.
-        kind: Draw whole categories, or group tasks with similar definitions.
-        outer: Outer categories of a random split: their number, or their share if below 1.
-        metric: Metric of the best split: the highest score, or the lowest loss.
-        max_steps: Steps of theta of each run; the recipe's by default.
+        folder: Folder into which the runs, results.json and best_split.yaml are written.
+        splits: Number of splits: of random draws of categories, or of k-means clusters, each once the outer tasks.
+        kind: ``category`` draws whole categories as outer tasks; ``cluster`` takes tasks with similar definitions.
+        outer: With ``category``: number of outer categories; a number below 1 is a share of all categories.
+        metric: Metric by which splits are compared: the highest score, or the lowest loss, is the best.
+        max_steps: Optimizer steps of the model in each run; by default the recipe's.
     """
     if splits < 2:
         raise ValueError(f"splits must be at least 2 to choose among, got {splits}")

@@ -1,7 +1,7 @@
 """Train and evaluate the arms of an experiment, and report them side by side, with a paper's scores.
 
-A sweep is a YAML that lists arms: settings that change a recipe. Each arm is trained and evaluated in its own folder.
-Started again, the command resumes where it was interrupted. The ablations of OPT-IML are in papers/ablations.
+A sweep is a YAML that lists arms: changes of a recipe's settings. Each arm is trained and evaluated in its own folder.
+An interrupted sweep resumes when the command is run again. The ablations of OPT-IML are in papers/ablations.
 
 Example:
     crosstask sweep papers/ablations/proportions --model facebook/opt-1.3b --output runs/proportions
@@ -28,7 +28,7 @@ from .shared.sweep_runs import SweepRun, sweep_runs, train_and_evaluate, write_r
 
 
 def run(words: Sequence[str]) -> None:
-    """Sweep by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(run_sweep, words)
 
 
@@ -45,18 +45,18 @@ def run_sweep(
     """Train and evaluate the arms of a sweep, one after another, and report them.
 
     Args:
-        sweep: YAML that declares the sweep, by path or by name.
+        sweep: One YAML that declares the sweep, by path or by name, in a list.
         output: Folder of the runs, and of report.html, report.md and report.json.
         recipe: YAML of `crosstask fit` in place of the sweep's, by path or by name, e.g. that of a smaller model.
-        model: Hub name or folder of the pretrained model; the recipe's by default.
-        settings: YAML files whose settings override those of the recipe in all arms, by path or by name.
-        seeds: Seeds of the repetitions of each arm; one run with the recipe's seeds by default.
-        arms: Names of the arms to run; all by default.
-        write_only: Write the recipes and runs.txt, the list of their folders, for a cluster's job; run nothing.
+        model: Hub name or folder of the pretrained model; by default the recipe's.
+        settings: YAML files, by path or by name, whose settings override the recipe's in all arms.
+        seeds: Seeds, one for each repetition of an arm; if empty, each arm is run once with the recipe's seeds.
+        arms: Names of the arms to run; if empty, all.
+        write_only: Only write the recipes, and runs.txt, the list of their folders, for a job of a cluster.
 
     Raises:
-        ValueError: There is no such sweep or arm, a collection of an arm has no files, the folder holds other results,
-            or a run failed; the others are finished and reported first.
+        ValueError: There is no such sweep or arm, a collection of an arm has no files, the folder has other results, or
+            a run failed. After a failure, the other runs are finished and reported first.
     """
     if len(sweep) != 1:
         raise ValueError(f"name one sweep, got {some(sweep)}")
@@ -78,7 +78,7 @@ def run_sweep(
 
 
 def _run_all(runs: Sequence[SweepRun]) -> list[str]:
-    """Finish all runs; returns the failures."""
+    """Train and evaluate all runs that are not finished, and return the messages of those that failed."""
     failures = []
     for number, each in enumerate(runs, start=1):
         state = "is finished" if each.is_evaluated else "trains"
@@ -93,7 +93,7 @@ def _run_all(runs: Sequence[SweepRun]) -> list[str]:
 
 
 def _report(sweep: Sweep, runs: Sequence[SweepRun], home: Path) -> None:
-    """Report the arms whose runs are all evaluated, the first of them as the base."""
+    """Write the report of the arms whose runs are all evaluated; the others are compared with the first."""
     by_arm: dict[str, list[SweepRun]] = {}
     for each in runs:
         by_arm.setdefault(each.arm, []).append(each)

@@ -13,9 +13,5 @@ from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
-    """Test with the settings of a command line.
-
-    Args:
-        words: The words after ``crosstask test``.
-    """
+    """Run the command with the words after ``crosstask test``."""
     run_and_leave(["test", *words])

@@ -15,7 +15,7 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Train a tokenizer by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(train_tokenizer, words, benchmarks=True)
 
 
@@ -25,11 +25,11 @@ def train_tokenizer(
     """Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
     Args:
-        benchmark: Reader of the benchmark's files.
-        folder: Where the tokenizer is written; it must be new or empty.
-        vocabulary: Largest number of entries.
-        longest: Tokens of the longest text that a model reads (``model_max_length``).
-        sentinels: Sentinel tokens among the entries, for span corruption (T5 has 100).
+        benchmark: Benchmark whose training tasks are read, or the path or hub name of your own data.
+        folder: Folder into which the tokenizer is written; it must be new or empty.
+        vocabulary: Largest number of tokens in the vocabulary.
+        longest: Most tokens that a model reads (``model_max_length`` of the tokenizer).
+        sentinels: Number of sentinel tokens in the vocabulary, for span corruption (T5 has 100).
     """
     from ..datamodules.rendering.bpe import write_bpe
 

@@ -13,7 +13,7 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Write the benchmark by the words of a command line."""
+    """Run the command with the words of a command line."""
     run_function(write_benchmark, words)
 
 
@@ -21,10 +21,10 @@ def write_benchmark(folder: str, instances: int = 500, seed: int = 0, families: 
     """Write the embedded benchmark and its tokenizer.
 
     Args:
-        folder: Where the tasks, the splits and the tokenizer are written.
+        folder: Folder into which the tasks, the splits and the tokenizer are written.
         instances: Instances of each task.
         seed: Seed of the instances.
-        families: Whether to also write small files of every other collection.
+        families: Also write small files of every other collection.
     """
     from ..datamodules.toybench.writer import write_toybench
 

@@ -12,9 +12,5 @@ from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
-    """Validate with the settings of a command line.
-
-    Args:
-        words: The words after ``crosstask validate``.
-    """
+    """Run the command with the words after ``crosstask validate``."""
     run_and_leave(["validate", *words])

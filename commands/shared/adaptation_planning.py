@@ -1,4 +1,4 @@
-"""The plan of `crosstask adapt`, printed before anything is trained."""
+"""Printing of the plan of `crosstask adapt --plan`: hours, memory and disk of the unfinished tasks."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,19 +22,19 @@ from ...lightning_modules.adaptation.scorer_records import ScorerRecords
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 
 DEVICES = (1, 2, 4, 8, 16)
-"""Numbers of devices that hours are printed for."""
+"""Numbers of devices for which hours are printed."""
 
 
 def print_adaptation_plan(
     names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
 ) -> None:
-    """Print the time, memory and disk that the unfinished tasks need.
+    """Print the time, memory and disk that the unfinished tasks need, measured by a few steps on one of them.
 
     Args:
         names: Names of all tasks.
-        scorers: Records of the tasks.
-        read: Reads a task's test instances with their responses.
-        console: Console for the lines.
+        scorers: Trains the scorers of a task, and knows which tasks are finished.
+        read: Function that returns a task's test instances with their responses.
+        console: Console to print to.
 
     Raises:
         ValueError: No unfinished task can be adapted.
@@ -58,7 +58,7 @@ def print_adaptation_plan(
 def _loads(
     names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]]
 ) -> tuple[dict[str, TaskLoad], dict[str, str]]:
-    """The loads of tasks, and the reasons why others cannot be adapted."""
+    """Return the loads of tasks, and the reasons why other tasks cannot be adapted."""
     loads, failed = dict[str, TaskLoad](), dict[str, str]()
     most = max(training.train_examples for training, _ in scorers.trainings.values())
     for name in names:

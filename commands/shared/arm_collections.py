@@ -1,4 +1,4 @@
-"""The collections that only some arms of a sweep train: without their files, such an arm would train as the others."""
+"""Check that collections which only some arms of a sweep train have files; without them, arms would be equal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +9,14 @@ from .sweep_runs import SweepRun
 
 
 def require_arm_collections(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
-    """Check that the collections that an arm adds to the others, or mixes in, have files.
+    """Check that the collections have files which an arm adds, or mixes in as an extra stream.
+
+    Args:
+        sweep: Declaration of the sweep.
+        runs: Its runs.
 
     Raises:
-        ValueError: A collection has none; the error names the arm.
+        ValueError: A collection has no files; the message names collection and arm.
     """
     for run in {run.arm: run for run in runs}.values():
         collections = _init_args(_init_args(run.settings.get("data")).get("benchmark")).get("collections") or {}
@@ -22,7 +26,7 @@ def require_arm_collections(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
 
 
 def _of_arm(settings: Mapping[str, Any]) -> list[str]:
-    """The collections that an arm itself names: those that it adds, and extra streams with a share."""
+    """Return the collections in an arm's own settings: those that it adds, and extra streams with a share."""
     data = _init_args(settings.get("data"))
     added = _init_args(data.get("benchmark")).get("collections") or {}
     extra = (data.get("mixture") or {}).get("extra") or {}

@@ -1,6 +1,6 @@
-"""Help texts in the docstring of a command's file: its first line, the description, and the example.
+"""Help texts of commands, from the docstrings of their files: summary, description and example.
 
-The files are parsed, not imported: ``crosstask --help`` lists all commands without their libraries.
+The files are parsed, not imported, so that ``crosstask --help`` needs no libraries.
 """
 
 import ast
@@ -15,16 +15,16 @@ GROUPS = {
     "Instruction optimization": ("splits", "instructions"),
     "Inspect": ("plan", "report", "export", "replay", "doctor"),
 }
-"""Commands in the order of ``crosstask --help``."""
+"""Commands by heading, in the order of ``crosstask --help``."""
 
 
 class CommandDoc(NamedTuple):
-    """A command's help.
+    """Help texts of a command.
 
     Args:
-        summary: One line.
+        summary: One line without a full stop.
         description: Summary and explanation.
-        example: Command lines, with their heading.
+        example: Example command lines, with the heading "Example:".
     """
 
     summary: str
@@ -33,19 +33,19 @@ class CommandDoc(NamedTuple):
 
 
 def command_names() -> list[str]:
-    """Names of all commands, sorted."""
+    """Return the names of all commands, sorted."""
     return sorted(path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__")
 
 
 def command_doc(name: str) -> CommandDoc:
-    """The help of a command, from the docstring of its file."""
+    """Return the help texts of a command, from the docstring of its file."""
     text = ast.get_docstring(ast.parse((COMMANDS / f"{name}.py").read_text(encoding="utf-8"))) or ""
     description, heading, example = text.partition("Example:\n")
     return CommandDoc(description.partition("\n")[0].rstrip("."), description.strip(), (heading + example).rstrip())
 
 
 def overview() -> str:
-    """All commands with a line each, as ``crosstask --help`` prints them."""
+    """Return the text of ``crosstask --help``: all commands with their summaries."""
     lines = ["usage: crosstask COMMAND [options]", ""]
     for group, names in GROUPS.items():
         lines += [f"{group}:", *(f"  {name:<14} {command_doc(name).summary}" for name in names), ""]

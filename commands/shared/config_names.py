@@ -1,7 +1,7 @@
-"""YAML files by name: ``--config quickstart`` reads the quickstart.yaml that is installed with crosstask.
+"""Configurations by name: ``--config quickstart`` reads the quickstart.yaml that is installed with crosstask.
 
-A file relative to the working directory is preferred. Inside a YAML, ``$CROSSTASK_CONFIGS`` is the folder of the
-installed files; a user who sets this variable reads another folder. A YAML may compose others, which it overrides::
+A file in the working directory is preferred. Inside a YAML, ``$CROSSTASK_CONFIGS`` is the folder of the installed
+files; a user who sets this variable reads another folder. A YAML may include others, whose settings it overrides::
 
     include: [data/opt_iml_bench, models/opt_30b, strategies/fsdp2_tp2]
     trainer: {max_steps: 4000}
@@ -21,12 +21,12 @@ INSTALLED = Path(__file__).parents[2] / "configs"
 
 
 def configs_folder() -> Path:
-    """The folder in which configurations are looked up by name; sets ``$CROSSTASK_CONFIGS`` where it is not set."""
+    """Return the folder in which configurations are looked up by name; set ``$CROSSTASK_CONFIGS`` if it is not set."""
     return Path(os.environ.setdefault(VARIABLE, str(INSTALLED)))
 
 
 def config_path(name: str) -> str:
-    """The path of a configuration that is given by path or by name.
+    """Return the path of a configuration that is given by path or by name; URLs and JSON are returned unchanged.
 
     Raises:
         ValueError: Neither a file nor an installed configuration has this name.
@@ -46,7 +46,7 @@ def config_path(name: str) -> str:
 
 
 def with_config_paths(words: Sequence[str]) -> list[str]:
-    """The words of a command line with every ``--config NAME`` replaced by the paths that it composes, in order."""
+    """Replace every ``--config NAME`` of a command line by ``--config=PATH`` for its file and all that it includes."""
     configs = dict(config_words(words))
     result: list[str] = []
     for place, word in enumerate(words):
@@ -60,7 +60,11 @@ def with_config_paths(words: Sequence[str]) -> list[str]:
 
 
 def composed_paths(name: str, parents: tuple[str, ...] = ()) -> list[str]:
-    """Paths of the configurations that one composes by ``include``, each before the one that overrides it.
+    """Return the paths of a configuration and of all that it includes, each before the one that overrides it.
+
+    Args:
+        name: The configuration, by path or by name.
+        parents: Paths of the configurations that include it, to detect cycles.
 
     Raises:
         ValueError: Configurations include each other, or ``include`` is not a list of names.
@@ -73,10 +77,10 @@ def composed_paths(name: str, parents: tuple[str, ...] = ()) -> list[str]:
 
 
 def included_names(path: str) -> list[str]:
-    """The names under ``include`` in a YAML file; none for a path that is no file, which the parser then rejects.
+    """Return the names under ``include`` in a YAML file; none if there is no such file, which the parser rejects.
 
     Raises:
-        ValueError: It is no valid YAML, or has a key twice, of which the parser would silently read the last.
+        ValueError: The file is no valid YAML, or has a key twice, of which the parser would silently use the last.
     """
     try:
         content = read_yaml(Path(path))
@@ -89,7 +93,7 @@ def included_names(path: str) -> list[str]:
 
 
 def config_words(words: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Place and value of every ``--config VALUE``, ``--config=VALUE`` and ``-c VALUE``.
+    """Yield (index of the word, value) of every ``--config VALUE``, ``--config=VALUE`` and ``-c VALUE``.
 
     >>> list(config_words(["--config", "a.yaml", "--seed=1", "--config=b.yaml"]))
     [(1, 'a.yaml'), (3, 'b.yaml')]
@@ -102,7 +106,7 @@ def config_words(words: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def composed_settings(name: str) -> dict[str, Any]:
-    """The settings of a configuration and of all that it includes, as nested dictionaries."""
+    """Return the settings of a configuration, given by path or name, and of all that it includes, as nested dicts."""
     settings: dict[str, Any] = {}
     for path in composed_paths(name):
         settings = merged(settings, read_settings(Path(path)))
@@ -111,10 +115,10 @@ def composed_settings(name: str) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file.
+    """Return the settings in a YAML file, without those that it includes.
 
     Raises:
-        ValueError: The file is no YAML of named settings.
+        ValueError: The file is no YAML mapping.
     """
     settings = read_yaml(path) or {}
     if not isinstance(settings, dict):
@@ -123,7 +127,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested settings, overridden by others; another class replaces its settings, too.
+    """Return a copy of nested settings, overridden by others.
+
+    If `above` names another ``class_path``, the arguments of the class in `below` are dropped.
 
     >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
     {'a': {'b': 1, 'c': 3}}

@@ -1,4 +1,4 @@
-"""Defaults of a run, for settings that its options leave open: rows for its model and devices, steps between logs."""
+"""Defaults of a run that depend on its model and devices: length and number of rows, attention, steps between logs."""
 
 import math
 import os
@@ -17,20 +17,20 @@ from ...lightning_modules.models import language_model_class, packing_obstacle
 from .config_names import INSTALLED
 
 DEFAULT = INSTALLED / "run" / "default.yaml"
-"""Settings that every other file and option overrides."""
+"""YAML of the settings that all other files and options override."""
 
 LONGEST_ROW = 2048
-"""Columns of a row by default, where the model has as many positions: as in OPT-IML."""
+"""Default number of columns of a row, as in OPT-IML, if the model has as many positions."""
 
 ROWS_PER_STEP = 16
-"""Rows of a step by default, over all devices."""
+"""Default number of rows of an optimizer step, over all devices."""
 
 TOKENS_AT_ONCE = 4096
-"""Columns that a device holds at a time by default: two rows of 2,048."""
+"""Most columns of a device's batch by default: two rows of 2,048."""
 
 
 def with_default_config(words: Sequence[str]) -> list[str]:
-    """Words of a command line behind the settings of ``run/default``; a subcommand stays the first word.
+    """Insert ``--config=run/default.yaml`` before the options of a command line, so that they override it.
 
     >>> with_default_config(["fit", "--trainer.max_steps", "5"])[2:]
     ['--trainer.max_steps', '5']
@@ -40,7 +40,7 @@ def with_default_config(words: Sequence[str]) -> list[str]:
 
 
 def given_settings(words: Sequence[str]) -> set[str]:
-    """Names of the settings in words and in the files that they name, without ``init_args``.
+    """Return the names of all settings in the words of a command line and in its files, without ``init_args``.
 
     >>> sorted(given_settings(["--data.init_args.rows.length", "64", "--trainer.max_steps=5"]))
     ['data.rows.length', 'trainer.max_steps']
@@ -54,7 +54,7 @@ def given_settings(words: Sequence[str]) -> set[str]:
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and value of every option, "" for one without a value.
+    """Yield (name, value) of every option of a command line; the value is "" if there is none.
 
     >>> list(options(["fit", "--trainer.devices", "1", "--data.rows.length=8", "--trainer.callbacks+=Throughput"]))
     [('trainer.devices', '1'), ('data.rows.length', '8'), ('trainer.callbacks', 'Throughput')]
@@ -66,7 +66,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def mapping_of(value: str) -> Mapping[str, Any]:
-    """The mapping in a YAML file or text; empty for a class name, or for text that the parser rejects."""
+    """Return the mapping in a YAML text, or in the YAML file of this path; empty for anything else."""
     try:
         path = Path(value)
         is_settings = path.suffix in (".yaml", ".yml") and path.is_file()  # data files may be large
@@ -86,14 +86,14 @@ def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
-    """Fill the settings that a run of instruction tuning leaves open.
+    """Fill the settings that a run of instruction tuning leaves open; other runs are not changed.
 
     Args:
         settings: Parsed settings of trainer, model and data; changed in place.
-        given: Names of the settings that files or options contain.
+        given: Names of the settings that files or options have, from ``given_settings``; they are not changed.
 
     Returns:
-        A sentence on each choice.
+        A sentence about each choice, to be printed.
     """
     trainer, model, data = (settings.get(part) for part in ("trainer", "model", "data"))
     kinds = [str((part or {}).get("class_path")).rpartition(".")[2] for part in (model, data)]
@@ -115,7 +115,9 @@ def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
 
 
 def log_interval(max_steps: int) -> int:
-    """Steps between two logged steps: twenty logs of a short run, and every tenth step of a long one.
+    """Return the number of steps between two logged steps: 20 logs of a short run, every 10th step of a long one.
+
+    `max_steps` is the number of optimizer steps of the run, -1 if it is unknown.
 
     >>> [log_interval(steps) for steps in (1, 10, 100, 4000, -1)]
     [1, 1, 5, 10, 10]
@@ -124,7 +126,11 @@ def log_interval(max_steps: int) -> int:
 
 
 def rows_of_step(length: int, processes: int) -> tuple[int, int]:
-    """Rows of a step over all processes, and in how many batches each process reads its share.
+    """Return (rows of a step over all processes, batches that each process accumulates in a step).
+
+    Args:
+        length: Columns of a row.
+        processes: Number of processes.
 
     >>> rows_of_step(2048, 1), rows_of_step(256, 1), rows_of_step(2048, 3), rows_of_step(2048, 64)
     ((16, 8), (16, 1), (18, 3), (64, 1))
@@ -136,7 +142,7 @@ def rows_of_step(length: int, processes: int) -> tuple[int, int]:
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
-    """Number of processes that a trainer will have, from its settings and from its launcher."""
+    """Return the number of processes that a trainer will have, from its launcher's environment or its settings."""
     if os.environ.get("WORLD_SIZE", "").isdigit():
         return int(os.environ["WORLD_SIZE"])
     devices = trainer["devices"]
@@ -150,7 +156,7 @@ def process_count(trainer: Mapping[str, Any]) -> int:
 
 
 def _model_config(model: Any) -> PreTrainedConfig | None:
-    """The configuration of a hub name or folder; None for fields, which come with rows and attention of a recipe."""
+    """Return the model's configuration if it comes from the hub or a folder; None if it is given as fields in YAML."""
     source = (
         with_revision(model.get("pretrained"), model.get("revision"))
         if model.get("pretrained")
@@ -165,7 +171,7 @@ def _model_config(model: Any) -> PreTrainedConfig | None:
 
 
 def _fit_attention_to_model(config: PreTrainedConfig, model: Any, data: Any, given: Collection[str]) -> list[str]:
-    """Packed rows and document attention, or one document a row for a model that cannot be packed."""
+    """Set attention and packing for a model that cannot be packed: one document per row; return a sentence about it."""
     if {"model.network.attention", "data.rows.packing"} & {*given}:
         return []
     try:
@@ -183,7 +189,7 @@ def _fit_attention_to_model(config: PreTrainedConfig, model: Any, data: Any, giv
 
 
 def _fit_rows_to_model(config: PreTrainedConfig, model: Any, data: Any, given: Collection[str]) -> None:
-    """Rows as long as the model has positions, and room in them for prompts and answers."""
+    """Set the length of rows to the model's positions, and target length and answers to a quarter of it."""
     rows, evaluation = data["rows"], data["evaluation"]
     if "data.rows.length" not in given:
         positions = getattr(config, "max_position_embeddings", None) or LONGEST_ROW

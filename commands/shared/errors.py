@@ -1,4 +1,4 @@
-"""Errors that are shown to users as a sentence, without a traceback."""
+"""Errors that are printed as a sentence without a traceback, and errors of disks."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether this package raised an error: its message is then written for users."""
+    """Return whether this package raised an error itself, so that its message is written for users."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith(f"{PACKAGE}.")
 
@@ -33,7 +33,7 @@ DISK_FAULTS = {
     errno.EMFILE,
     errno.ENFILE,
 }
-"""Errors of the system that a repetition would meet again: no space, no permission, a broken disk."""
+"""Error numbers of the system that would occur again in the next task: no space, no permission, a broken disk."""
 
 
 WAYS_OUT = {
@@ -48,13 +48,16 @@ WAYS_OUT = {
 
 
 def is_disk_fault(error: BaseException) -> bool:
-    """Whether a disk or its permissions caused an error."""
+    """Return whether a disk or its permissions caused an error."""
     system = system_error(error)
     return system is not None and system.errno in DISK_FAULTS
 
 
 def sentence(error: Exception) -> str:
-    """The text of an error for a user: for a missing package its installation, for system errors file and reason."""
+    """Return the message of an error for users.
+
+    For a missing package it says how to install it; for an error of the system it has the file, the reason and advice.
+    """
     if hint := missing_package(error):
         return hint
     system = None if isinstance(error, ValueError) else system_error(error)
@@ -65,11 +68,11 @@ def sentence(error: Exception) -> str:
 
 
 class TerminationError(SystemExit):
-    """SIGTERM, raised where the program is, so that half-written files are removed."""
+    """Raised by SIGTERM at the current line of the program, so that half-written files are removed."""
 
 
 def end_on_sigterm() -> None:
-    """Have SIGTERM end this process as an error does; the system's own way leaves half-written files."""
+    """Let SIGTERM end this process by an exception; the system's default leaves half-written files."""
 
     def end(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what takes too long
@@ -79,7 +82,7 @@ def end_on_sigterm() -> None:
 
 
 def reader_has_ended() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
+    """Return whether standard output is a pipe that is not read any more."""
     try:
         output = select.poll()
         output.register(sys.stdout.fileno(), 0)
@@ -89,7 +92,7 @@ def reader_has_ended() -> bool:
 
 
 def drop_output() -> None:
-    """Discard what standard output still holds: the interpreter would try to write it again at its exit."""
+    """Discard buffered standard output, which the interpreter would try to write again at its exit."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: closed, or no file
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):
@@ -99,7 +102,7 @@ def drop_output() -> None:
 
 
 def is_termination(error: SystemExit) -> bool:
-    """Whether SIGTERM ends the program, by itself or through Lightning, whose exit status would be 0."""
+    """Return whether SIGTERM ended the program, by itself or through Lightning, whose exit status would be 0."""
     if isinstance(error, TerminationError):
         return True
     if "lightning" not in sys.modules:
@@ -110,10 +113,10 @@ def is_termination(error: SystemExit) -> bool:
 
 
 def is_rejection(error: Exception) -> bool:
-    """Whether the message of an error is enough for a user.
+    """Return whether the message of an error is enough for users, so that no traceback is printed.
 
-    It is for a ValueError of this package, a missing package, an error of the system (a full disk, a missing file, no
-    network), and Lightning's misconfiguration.
+    It is enough for a ValueError of this package, a missing package, an error of the system (a full disk, a missing
+    file, no network), and Lightning's MisconfigurationException.
     """
     if isinstance(error, OSError) or is_disk_fault(error) or missing_package(error):
         return True

@@ -1,4 +1,4 @@
-"""Commands that are one typed function: its arguments are the command's options."""
+"""Commands that are one typed function, whose arguments are the command's options."""
 
 import inspect
 import json
@@ -17,9 +17,9 @@ def run_function(function: Callable[..., Any], words: Sequence[str], *, benchmar
     """Call a command's function with the options of a command line.
 
     Args:
-        function: Defined in the command's file; its ``Args:`` sentences are the options' help.
-        words: The words after the command's name. Those before the first option are the function's first argument.
-        benchmarks: Whether an option is a benchmark, given by the name of its class.
+        function: Function in the command's file; its ``Args:`` sentences are the options' help.
+        words: The words after the command's name. Words before the first option are the function's first argument.
+        benchmarks: Whether an argument is a ``Benchmark``, which options give by the name of its class.
     """
     if benchmarks:
         import_classes("datamodules.benchmarks")
@@ -39,7 +39,7 @@ def run_function(function: Callable[..., Any], words: Sequence[str], *, benchmar
 
 
 def true_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
-    """The words, in which an option that is true or false, and has no value, is true.
+    """Write options of type bool that have no value as ``--option=true``.
 
     >>> def download(collections: list[str], dry_run: bool = False, verify: bool = False) -> None: ...
     >>> true_flags(download, ["flan", "--dry_run", "--verify", "false"])
@@ -54,7 +54,7 @@ def true_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
 
 
 def name_leading_words(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
-    """Words before the first option as the function's first argument, a list.
+    """Write the words before the first option as the function's first argument, a list.
 
     >>> def write_report(runs: list[str], stage: str) -> None: ...
     >>> name_leading_words(write_report, ["runs/a", "runs/b", "--stage", "validation"])

@@ -1,4 +1,4 @@
-"""Messages on the terminal: hides those of libraries that are no use to users, and shows hidden characters."""
+"""Messages on the terminal: hides useless ones of libraries, and makes control characters visible."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from ...datamodules.visible_text import visible
 
 
 def silence_libraries() -> None:
-    """Hide messages that users can do nothing about."""
+    """Hide messages of libraries that users can do nothing about."""
     # Lightning 2.6 calls torch 2.13 in a way that torch warns of on every run.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # It warns that a model may have been stepped before it is saved, as checkpoints here should be.
@@ -20,7 +20,7 @@ def silence_libraries() -> None:
 
 
 def show_hidden_characters() -> None:
-    """Make logs and warnings show control characters as code points, which a terminal would otherwise execute."""
+    """Print control characters in logs and warnings as code points, since a terminal would execute them."""
     make_record, form_warning = logging.getLogRecordFactory(), warnings.formatwarning
 
     def visible_record(*args: Any, **options: Any) -> logging.LogRecord:

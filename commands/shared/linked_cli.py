@@ -1,4 +1,4 @@
-"""LightningCLI for the classes of crosstask: data and model agree, configurations go by name, the last weights win."""
+"""LightningCLI for the classes of crosstask: links arguments of data and model, and reads configurations by name."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,24 @@ LINKS = {
     "instructions.exemplars": "instruction.exemplars",
     "instructions.demonstrations": "instruction.demonstrations",
 }
-"""Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
+"""Arguments of a datamodule that also set an argument of the module, with the module's name. Classes without such an
+argument are not affected."""
 
 SOURCES = ("pretrained", "config")
-"""Arguments of a module for the source of its weights, of which one is given."""
+"""Arguments of a module for its model: a pretrained one, or a configuration; only one of them is used."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):
-    """A parser of Lightning's classes with the errors of crosstask."""
+    """Lightning's argument parser with the errors of ``SentenceParser``."""
 
 
 class LinkedCLI(LightningCLI):
-    """LightningCLI that links the arguments on which data and model must agree."""
+    """LightningCLI that links the arguments on which data and model must agree.
+
+    Args:
+        words: The words of the command line.
+        settings: Further arguments of LightningCLI.
+    """
 
     def __init__(self, words: Sequence[str], **settings: Any) -> None:
         import_classes(*ROOMS)
@@ -65,20 +71,20 @@ class LinkedCLI(LightningCLI):
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             super().parse_arguments(parser, with_default_config(words))
         self.given = given_settings(words)
-        """Names of the settings that files or options contain; the others are defaults."""
+        """Names of the settings that files or options have; the others have their defaults."""
         self.settings["include"] = None  # a saved configuration holds the included settings themselves
         if overridden := overridden_source(words):
             self.settings["model"]["init_args"][overridden] = None
 
     @property
     def settings(self) -> Any:
-        """The parsed configuration, without the level of the subcommand."""
+        """The parsed configuration of the subcommand, or of the program if it has none."""
         return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
 
     def before_instantiate_classes(self) -> None:
-        """Fill settings that the options leave open; an empty tokenizer is the model's, at the model's revision."""
+        """Fill settings that files and options leave open; the default tokenizer is that of the pretrained model."""
         self.defaults = fill_open_settings(self.settings, self.given)
-        """A sentence on each default that was chosen for this run."""
+        """A sentence about each default that was chosen for this run."""
         data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
         pretrained = model.get("pretrained")
         if pretrained and data.get("tokenizer") in ("", pretrained):
@@ -86,17 +92,17 @@ class LinkedCLI(LightningCLI):
 
 
 def require_tokenizer(settings: Any) -> None:
-    """Reject settings whose data is to be read without a tokenizer; a plan needs none.
+    """Reject settings without a tokenizer, for commands that tokenize.
 
     Raises:
-        ValueError: The tokenizer is still empty.
+        ValueError: No tokenizer is given, and no pretrained model that has one.
     """
     if ((settings.get("data") or {}).get("init_args") or {}).get("tokenizer") == "":
         raise ValueError("no tokenizer is given, and no `pretrained` to take it from: set --data.tokenizer")
 
 
 def overridden_source(words: Sequence[str]) -> str | None:
-    """The one of ``pretrained`` and ``config`` that a later mention of the other replaces; None if neither.
+    """Return the argument, ``pretrained`` or ``config``, that a later one of the two replaces; None if none does.
 
     >>> overridden_source(["--model.pretrained", "facebook/opt-1.3b", "--model.init_args.config", "tiny.json"])
     'pretrained'
@@ -108,7 +114,7 @@ def overridden_source(words: Sequence[str]) -> str | None:
 
 
 def _mentions(words: Sequence[str]) -> list[list[str]]:
-    """For each word with its value, the sources of weights that it sets."""
+    """Return, for each option, which of ``pretrained`` and ``config`` it sets."""
     mentions = []
     for name, value in options(words):
         if name in ("config", "c"):

@@ -1,4 +1,4 @@
-"""The checks of ``crosstask doctor``: parts of this machine that crosstask can use or not, with the way out."""
+"""The checks of ``crosstask doctor``: packages, devices, folders, limits, SLURM and variables of this machine."""
 
 import os
 import shutil
@@ -16,25 +16,25 @@ from .errors import PACKAGE, sentence
 
 GIB = 2**30
 LITTLE_SPACE = 5 * GIB
-"""A folder with less free space gets a note: checkpoints of a 1.3B model with its moments take 15 GB."""
+"""Free bytes below which a folder gets a note: checkpoints of a 1.3B model with its moments take 15 GB."""
 
 FEW_FILES = 1024
-"""Open files that a process should be allowed: a store maps up to 256 of them, and a sharded checkpoint more."""
+"""Least number of open files that a process should be allowed, for the store and for sharded checkpoints."""
 
 MALICIOUS = {("lightning", version): "GHSA-w37p-236h-pfx3" for version in ("2.6.2", "2.6.3")}
-"""Releases on PyPI that held malware, with their advisories."""
+"""Releases on PyPI that contained malware, with their advisories."""
 
 State = Literal["ok", "note", "broken"]
 
 
 class Finding(NamedTuple):
-    """The result of a check.
+    """Result of a check.
 
     Args:
-        state: "ok"; "note" where some runs will not work, or not well; "broken" where no run will.
-        topic: Name of the checked part.
+        state: ``ok``; ``note`` if some runs will not work, or not well; ``broken`` if no run will work.
+        topic: Name of the checked part of the machine.
         text: The state of the part, in words.
-        way_out: Advice to the user; empty where nothing is to be done.
+        way_out: Advice to the user; empty if there is nothing to do.
     """
 
     state: State
@@ -44,10 +44,10 @@ class Finding(NamedTuple):
 
 
 def all_findings(folders: Mapping[str, Path]) -> Iterator[Finding]:
-    """The results of all checks; a check that fails with an error is broken.
+    """Yield the results of all checks; the result of a check that raises an error is ``broken``.
 
     Args:
-        folders: Folders that runs write to, by their contents.
+        folders: Folders that runs write to, by their contents; the names are the keys of ``WAYS``.
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         check_packages,
@@ -65,7 +65,7 @@ def all_findings(folders: Mapping[str, Path]) -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Python, and every package that crosstask requires, by its installed version; then the extras."""
+    """Check the versions of Python and of the required packages, and list the optional ones that are not installed."""
     version = ".".join(map(str, sys.version_info[:3]))
     try:
         about = metadata.metadata(PACKAGE)
@@ -84,7 +84,12 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_python(version: str, required: str) -> Iterator[Finding]:
-    """Whether the interpreter is one that crosstask supports."""
+    """Check that crosstask supports the interpreter.
+
+    Args:
+        version: Version of the interpreter, e.g. ``3.11.4``.
+        required: Required versions, e.g. ``>=3.10``.
+    """
     if Requirement(f"python{required}").specifier.contains(version):
         yield Finding("ok", "python", version)
     else:
@@ -92,11 +97,11 @@ def check_python(version: str, required: str) -> Iterator[Finding]:
 
 
 def package_finding(required: Requirement, installed: str | None) -> Finding | None:
-    """The finding on a required package that is missing, malicious or of a wrong version; None if it fits.
+    """Return a ``broken`` result for a package that is missing, malicious or of a wrong version; None if it fits.
 
     Args:
-        required: Name and versions.
-        installed: The installed version; None if there is none.
+        required: Name and required versions of the package.
+        installed: Installed version; None if the package is not installed.
     """
     name = required.name
     if installed is None:
@@ -123,7 +128,7 @@ def _extras(optional: list[Requirement]) -> Iterator[Finding]:
 
 
 def check_devices() -> Iterator[Finding]:
-    """Devices, their memory, precision and attention kernels; threads of the CPU."""
+    """Check the devices: their memory, precision and attention kernels, and the cores of the CPU."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -167,7 +172,10 @@ def _check_gpu(number: int) -> Iterator[Finding]:
 
 
 def run_varlen(device: int) -> None:
-    """Attend within two documents of eight tokens on a CUDA device.
+    """Run torch's varlen attention kernel on two documents of eight tokens.
+
+    Args:
+        device: Index of the CUDA device.
 
     Raises:
         RuntimeError: The device has no such kernel.
@@ -182,7 +190,7 @@ def run_varlen(device: int) -> None:
 
 
 def check_folders(folders: Mapping[str, Path]) -> Iterator[Finding]:
-    """Whether folders can be written to, and have space. A folder that is missing is tried at its deepest parent."""
+    """Check that folders can be written to and have space; of a missing folder, its deepest existing parent."""
     for topic, folder in folders.items():
         place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         try:
@@ -206,11 +214,11 @@ WAYS = {
     "runs": "start in another folder, or set trainer.default_root_dir",
     "models": "set HF_HOME to a folder on another disk",
 }
-"""Advice for a folder that cannot be used."""
+"""Advice for a folder that cannot be used, by its contents."""
 
 
 def check_limits() -> Iterator[Finding]:
-    """Limits of the process."""
+    """Check the limit of open files, and report the number of threads if it is set."""
     import resource
 
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -221,7 +229,7 @@ def check_limits() -> Iterator[Finding]:
 
 
 def check_slurm(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether a job of SLURM is set up as Lightning reads it."""
+    """Check that a SLURM job, if there is one, is set up as Lightning expects it."""
     if "SLURM_JOB_ID" not in environment:
         if shutil.which("sbatch"):
             yield Finding("ok", "SLURM", "sbatch is there; configs/slurm holds scripts of jobs")
@@ -240,7 +248,7 @@ def check_slurm(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables of the environment that configurations use."""
+    """Check the environment variables that configurations use."""
     data = environment.get("CROSSTASK_DATA")
     if data is None:
         text = "is not set: the recipes of OPT-IML and of evaluation read their collections there"

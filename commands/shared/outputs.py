@@ -1,4 +1,4 @@
-"""Checks of a command's output before it computes anything: results of something else are never overwritten."""
+"""Checks of output folders, before a command computes anything: reports of other commands are not overwritten."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -7,15 +7,15 @@ from ...datamodules.data_files import read_json
 
 
 def require_own_report(folder: Path, keys: Collection[str], command: str) -> None:
-    """Reject a folder with a report of something else.
+    """Reject a folder that has a report of another command.
 
     Args:
-        folder: Folder of ``report.json`` and ``report.md``.
-        keys: Names in the ``report.json`` that this command writes.
-        command: Name of the command.
+        folder: Output folder, whose ``report.json`` and ``report.md`` the command will write.
+        keys: Top-level keys of the ``report.json`` that the command writes, by which its own reports are recognized.
+        command: Name of the command, for the error.
 
     Raises:
-        ValueError: ``report.json`` lacks one of the names, or there is a ``report.md`` without it.
+        ValueError: ``report.json`` lacks one of the keys, or there is a ``report.md`` without a ``report.json``.
     """
     path = folder / "report.json"
     if not path.is_file():

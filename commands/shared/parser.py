@@ -1,7 +1,7 @@
-"""The parser of all commands: short errors, help that is not wrapped, and hints for misspelt class names.
+"""The argument parser of all commands: short errors, help that is not wrapped, and hints for misspelt class names.
 
-jsonargparse tries every type that an argument may have, and reports the errors of all of them with all values that were
-given: thousands of characters around the one sentence about the error.
+jsonargparse tries every type that an argument may have, and reports the errors of all of them with all given values:
+thousands of characters around the one sentence about the error.
 """
 
 from argparse import RawDescriptionHelpFormatter
@@ -24,13 +24,13 @@ _LOAD = get_loader("yaml")
 
 
 def load_settings(text: str) -> Any:
-    """The value of a YAML text; plain lines, as those of a table, are no settings.
+    """Return the value of a YAML text; reject several lines of plain text.
 
-    An option that is a class or a path may name a YAML with the class. jsonargparse reads any file of that name, and a
-    table is one long text to YAML, which would be taken for the path.
+    An option that is a class or a path may name a YAML file with the class. jsonargparse reads any file of that name.
+    To YAML, a table of data is one long text, which would be taken for the path.
 
     Raises:
-        YAMLError: The text is not YAML, or several plain lines.
+        YAMLError: The text is not YAML, or is several lines of plain text.
     """
     value = _LOAD(text)
     if isinstance(value, str) and "\n" in text.strip():
@@ -42,11 +42,11 @@ set_loader("yaml", load_settings, exceptions=(yaml.YAMLError,))
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Types and defaults of options; descriptions and examples keep their lines."""
+    """Help formatter with types and defaults of options, which keeps the lines of descriptions and examples."""
 
 
 class _Rejected(BaseException):
-    """Carries an error past code that would try the next type: no ``except Exception`` catches it."""
+    """Carries an error of a constructor past jsonargparse, whose ``except Exception`` would try the next type."""
 
     def __init__(self, rejecting: type, error: ValueError) -> None:
         self.rejecting, self.error = rejecting, error
@@ -56,7 +56,7 @@ _building: ContextVar[bool] = ContextVar("building", default=False)
 
 
 class SentenceParser(ArgumentParser):
-    """Builds parsed classes; raises a constructor's own ValueError, preceded by the name of its class."""
+    """Argument parser that raises a constructor's own ValueError, preceded by the name of its class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -91,12 +91,12 @@ def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
 
 
 def offered_names(room: str) -> list[str]:
-    """Names that a room offers, e.g. of ``datamodules.benchmarks``."""
+    """Return the public names of a package, e.g. ``datamodules.benchmarks``."""
     return list(import_module(f"{PACKAGE}.{room}").__all__)
 
 
 def import_classes(*rooms: str) -> None:
-    """Import all that rooms offer: jsonargparse resolves ``class_path: NaturalInstructions`` among imported classes."""
+    """Import all public names of packages: jsonargparse finds a class by its short name only if it is imported."""
     with without_collections():
         for room in rooms:
             for name in offered_names(room):

@@ -1,6 +1,6 @@
-"""Variants of a recipe, trained one after another and compared by a metric of their validation.
+"""Runs of variants of a recipe, trained one after another and compared by a validation metric.
 
-Each run is a process. Runs that are complete in the folder are not repeated, so that an interrupted search resumes; a
+Each run is a process. Finished runs in the folder are not repeated, so that an interrupted search resumes. A finished
 run with other settings, or with other files under the same paths, is rejected.
 """
 
@@ -24,7 +24,7 @@ from ...datamodules.worker_processes import run_command
 from .config_names import composed_settings, merged, read_settings
 
 INPUTS = "inputs.json"
-"""Digests of the files that a run reads, in its folder."""
+"""File in a run's folder with the digests of the files that the run reads."""
 
 Metric = Literal["validation/rouge_l", "validation/exact_match", "validation/loss"]
 
@@ -37,14 +37,14 @@ def try_recipes(
     metric: Metric,
     max_steps: int | None = None,
 ) -> dict[str, float]:
-    """Train a recipe once for each variant; returns the metric of the validation at the end of each run.
+    """Train a recipe once for each variant, and return the metric of the last validation of each run, by its name.
 
     Args:
         recipe: YAML of `crosstask fit`, by path or by name.
-        folder: Folder of the runs and results.json.
-        variants: By name, settings that override the recipe.
+        folder: Folder of the runs and of results.json.
+        variants: Settings of each variant that override the recipe's, by name.
         metric: Metric of the validation.
-        max_steps: Steps of theta; the recipe's by default.
+        max_steps: Optimizer steps of each run; None for the recipe's.
 
     Raises:
         ValueError: There is no such recipe, a run failed or did not log the metric, or the folder holds a run of the
@@ -71,7 +71,7 @@ def try_recipes(
 
 
 def _read_results(path: Path) -> dict[str, dict[str, float]]:
-    """The metrics of finished runs, by the run's name and the metric's."""
+    """Return the metrics of finished runs, by the run's name and the metric's name."""
     try:
         results: dict[str, dict[str, float]] = read_json(path)
         for metrics in results.values():
@@ -85,7 +85,14 @@ def _read_results(path: Path) -> dict[str, dict[str, float]]:
 def run_settings(
     recipe: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, max_steps: int | None = None
 ) -> dict[str, Any]:
-    """The settings of a run: the recipe, overridden by changes, with one validation at the end, and a folder."""
+    """Return the settings of a run that validates once at its end, and keeps logs but no checkpoints.
+
+    Args:
+        recipe: Settings of the recipe.
+        changes: Settings that override the recipe's.
+        folder: Folder of the run.
+        max_steps: Optimizer steps; None for the recipe's.
+    """
     settings = merged(recipe, changes)
     trainer = settings["trainer"]
     trainer["max_steps"] = max_steps or trainer["max_steps"]
@@ -103,7 +110,15 @@ def run_settings(
 
 
 def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Reject a finished run that has other settings; only its folder may differ."""
+    """Reject a finished run with other settings, or with other input files.
+
+    Args:
+        folder: Folder of the finished run.
+        settings: Settings that it should have; folder and logger may differ.
+
+    Raises:
+        ValueError: The message names the first differences.
+    """
     places = {"trainer": {"default_root_dir": "", "logger": ""}}
     finished = read_settings(folder / "recipe.yaml")
     theirs, ours = (dict(_leaves(merged(run, places))) for run in (finished, settings))
@@ -127,7 +142,7 @@ def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def run_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the local files and folders that a run reads, by their paths in the settings of model and data."""
+    """Return the digests of the local files and folders that a run's settings of model and data name, by path."""
     parts = {name: settings.get(name, {}) for name in ("model", "data")}
     paths = {value for name, value in _leaves(parts) if not name.endswith(".cache") and "/" in value}
     there = {path: os.path.expanduser(os.path.expandvars(path)) for path in sorted(paths)}
@@ -159,7 +174,7 @@ def _fit(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 def _last(folder: Path, metric: str) -> float:
-    """The last value of a metric in a folder's newest run."""
+    """Return the last value of a metric in the logs of a folder's newest run."""
     path = max(folder.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("version_")))
     with open(path, encoding="utf-8") as file:
         values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]

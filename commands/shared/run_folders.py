@@ -1,4 +1,4 @@
-"""The folder of a run: a new one for each run, or the given one, which one run at a time may write checkpoints into."""
+"""Folders of runs: a new one for a run that names none, and protection from other runs that write into it."""
 
 import fcntl
 import os
@@ -21,25 +21,31 @@ from ...datamodules.worker_processes import is_copy_of_parent
 from .run_places import without_places_below_root
 
 RUNS = Path("runs")
-"""Folder of runs without a default_root_dir, below the working directory."""
+"""Folder of runs that have no default_root_dir, inside the working directory."""
 
 CHOSEN = "CROSSTASK_RUN_FOLDER"
-"""Environment variable with the folder that the first process has chosen, for the other processes of a machine."""
+"""Environment variable by which the first process tells other processes of the machine the chosen folder."""
 
 WRITTEN_BEFORE_RUNNING = {"config.yaml", "hparams.yaml", "metrics.csv", "packing.json", "mixture.txt", "run.json"}
 
 
 def needs_root(trainer: Mapping[str, Any]) -> bool:
-    """Whether logs or checkpoints of a trainer's settings have no other place than its default_root_dir."""
+    """Return whether a trainer's logs or checkpoints are written into its default_root_dir."""
     writers = [each for each in trainer["callbacks"] or () if each["class_path"].endswith("ModelCheckpoint")]
     return trainer["logger"] in (None, True) or any(not each["init_args"].get("dirpath") for each in writers)
 
 
 def new_root(command: str) -> Path:
-    """A folder for a run that names none: ``runs/fit-1``, ``runs/fit-2``, ...; every evaluation is below ``runs/test``.
+    """Return the folder of a run that names none.
+
+    For fit, the first free one of ``runs/fit-1``, ``runs/fit-2``, ... is created. Other commands share a folder, e.g.
+    ``runs/test``.
+
+    Args:
+        command: Name of the command.
 
     Raises:
-        ValueError: Something else than this program starts the processes, which cannot agree on a new folder.
+        ValueError: A launcher such as torchrun started several processes, which cannot agree on a new folder.
     """
     if command != "fit":
         return RUNS / command
@@ -60,21 +66,21 @@ def new_root(command: str) -> Path:
 
 
 def checkpoint_folders(trainer: L.Trainer) -> list[Path]:
-    """The folders that a trainer's ModelCheckpoints write into; none for ``fast_dev_run``."""
+    """Return the folders that a trainer's ModelCheckpoints write into; none for ``fast_dev_run``."""
     callbacks = () if trainer.fast_dev_run else trainer.checkpoint_callbacks  # type: ignore[attr-defined]
     writers = [writer for writer in callbacks if isinstance(writer, ModelCheckpoint)]
     return list(dict.fromkeys(Path(writer.dirpath) for writer in writers if writer.dirpath))
 
 
 def require_own_checkpoints(trainer: L.Trainer, resumes_from: Path | None) -> None:
-    """Reject a run whose checkpoints would mix with those of another run.
+    """Reject a run that would write checkpoints beside those of another run.
 
     Args:
-        trainer: Of the run.
-        resumes_from: The checkpoint that it resumes from, whose folder is the run's own.
+        trainer: The run's trainer.
+        resumes_from: Checkpoint that the run resumes from, whose folder may have checkpoints; None for a fresh run.
 
     Raises:
-        ValueError: With the ways out.
+        ValueError: A folder has checkpoints of another run.
     """
     for folder in checkpoint_folders(trainer):
         there = sorted(path.name for path in folder.glob("*.ckpt"))
@@ -86,13 +92,13 @@ def require_own_checkpoints(trainer: L.Trainer, resumes_from: Path | None) -> No
 
 
 class FolderInUse(Callback):
-    """Lets one run at a time write checkpoints into a folder, by a lock on a hidden file in it."""
+    """Callback that rejects a run whose checkpoint folder another running process uses, by a lock on a hidden file."""
 
     def __init__(self) -> None:
         self._locks: dict[Path, IO[str]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the folders.
+        """Lock the folders of the run's checkpoints.
 
         Raises:
             ValueError: Another run writes into one of them.
@@ -105,7 +111,7 @@ class FolderInUse(Callback):
             )
 
     def _take(self, folders: list[Path]) -> Iterator[tuple[str, str]]:
-        """Lock folders; yields each that another process holds, with a description of the process."""
+        """Lock folders; yield each folder that another process has locked, with a description of the process."""
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / ".in-use"
@@ -145,13 +151,13 @@ class FolderInUse(Callback):
 
 
 class NewFolders(NamedTuple):
-    """The folders that loggers create for a run, as opposed to those from before it.
+    """Folders that loggers create for a run, as opposed to those that existed before.
 
-    A logger's own number is read late: two runs that start together would read the same one.
+    The name of a logger's folder is not read at the start: two runs that start together would read the same number.
 
     Args:
-        loggers: The trainer's loggers that number their folders.
-        before: Folders that other runs have left.
+        loggers: The trainer's loggers that number their folders; none on processes other than the first.
+        before: Folders of earlier runs.
     """
 
     loggers: list[CSVLogger | TensorBoardLogger]
@@ -159,23 +165,24 @@ class NewFolders(NamedTuple):
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> Self:
-        """The folders of a trainer's loggers, before the run begins."""
+        """Record the existing folders of a trainer's loggers, before the run begins."""
         numbered = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
         loggers = numbered if trainer.is_global_zero else []
         return cls(loggers, {path for logger in loggers for path in Path(logger.root_dir).glob("*")})
 
     def remove(self) -> None:
-        """Remove the folders of a run that has computed nothing."""
+        """Remove the new folders of a run that was rejected before its first batch."""
         for folder in (Path(logger.log_dir) for logger in self.loggers):
             if folder not in self.before:
                 remove_unused(folder)
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes config.yaml when the first batch runs; LightningCLI's own callback writes it before settings are checked.
+    """Callback that writes config.yaml when the run starts; LightningCLI's own writes it before settings are checked.
 
     Args:
-        unused: Holds the run's new folders until then, which a rejected run would leave.
+        unused: List of the run's new folders, which is cleared at the first batch. A run that is rejected before then
+            removes the folders in it.
         options: Arguments of LightningCLI's callback.
     """
 
@@ -184,7 +191,7 @@ class SavedConfig(SaveConfigCallback):
         self.unused = unused
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write nothing yet."""
+        """Do nothing, unlike LightningCLI's callback."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer, pl_module)
@@ -200,7 +207,7 @@ class SavedConfig(SaveConfigCallback):
         self._save(trainer, pl_module)
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write it, unless the run has neither a logger nor a root: the working directory may hold a config.yaml."""
+        """Write config.yaml, unless it would be written into the working directory of a run without loggers."""
         if not trainer.loggers and Path(trainer.default_root_dir) == Path.cwd():
             return
         self.config = self.config.clone()
@@ -222,7 +229,7 @@ class SavedConfig(SaveConfigCallback):
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that has computed nothing; a folder with other files in it stays."""
+    """Remove a run's folder if it has only files that are written before the first batch."""
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     known = (path.name in WRITTEN_BEFORE_RUNNING or path.name.startswith("events.out.tfevents") for path in files)
     if folder.is_dir() and all(known):
@@ -230,6 +237,6 @@ def remove_unused(folder: Path) -> None:
 
 
 def remove_empty(root: Path) -> None:
-    """Remove a run's folder that holds nothing but empty folders."""
+    """Remove a run's folder if it has no files."""
     if root.is_dir() and not any(path for path in root.rglob("*") if not path.is_dir()):
         shutil.rmtree(root)

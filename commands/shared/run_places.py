@@ -1,4 +1,4 @@
-"""Places of a run's logs and checkpoints: below its root, unless its settings name another place."""
+"""Paths of a run's logs and checkpoints: inside its ``default_root_dir``, unless its settings have other paths."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,10 @@ from lightning.pytorch.loggers import CSVLogger
 
 
 def write_below_root(trainer: Any) -> None:
-    """Write logs and checkpoints below ``default_root_dir``, unless the trainer's settings name another place."""
+    """Set the paths of loggers and checkpoints inside ``default_root_dir``, unless the settings have other paths.
+
+    `trainer` are the parsed settings of the trainer, which are changed in place.
+    """
     root = trainer["default_root_dir"]
     if root is None:
         return
@@ -20,15 +23,15 @@ def write_below_root(trainer: Any) -> None:
 
 
 DEFAULT_PLACES = {"WandbLogger": ("save_dir", ".", ""), "MLFlowLogger": ("save_dir", "./mlruns", "mlruns")}
-"""By logger: its argument for a folder, Lightning's default, and the place below a run's root."""
+"""For each logger: its argument for a folder, Lightning's default, and the subfolder of a run's root."""
 
 
 def loggers_below(root: str, loggers: Any) -> Any:
-    """A run's loggers: a CSVLogger, whose numbered folder is the run's, before loggers of other kinds.
+    """Return the settings of a run's loggers, with a CSVLogger before the others, and folders inside the root.
 
     Args:
-        root: The run's root.
-        loggers: Value of the setting: None or true for the default, false for none, a logger or several.
+        root: The run's ``default_root_dir``.
+        loggers: Parsed setting: None or true for the default, false for no logger, a logger or several.
     """
     if loggers is False:
         return False
@@ -46,7 +49,7 @@ def loggers_below(root: str, loggers: Any) -> Any:
 
 
 def without_places_below_root(trainer: Any) -> Any:
-    """A copy of a trainer's settings as they were before ``write_below_root``, to be written below another root."""
+    """Return a copy of a trainer's settings as they were before ``write_below_root``, for use with another root."""
     trainer = trainer.clone()
     root = trainer["default_root_dir"]
     if root is None:
@@ -72,4 +75,5 @@ def _csv_below(root: str) -> Namespace:
 
 
 def class_path(cls: type) -> str:
+    """Return the import path of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"

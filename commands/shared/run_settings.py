@@ -1,4 +1,4 @@
-"""Commands about a run that neither train nor evaluate: they read the options of ``crosstask fit`` and build little."""
+"""Commands that read the settings of a run without training: ``inspect``, ``prepare``, ``describe``, ``plan``, ..."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...datamodules.benchmarks import Benchmark
 
 Settings = Namespace
-"""The parsed configuration of a fit: trainer, model and data."""
+"""Parsed settings of a run: trainer, model and data."""
 
 
 PARTS = {
@@ -31,9 +31,9 @@ def run_on_settings(function: Callable[..., Any], words: Sequence[str], parts: S
     All options of ``crosstask fit`` are accepted; the command's help shows those that it uses.
 
     Args:
-        function: Defined in the command's file; its first parameter is the settings, the others are options.
+        function: Function in the command's file; its first parameter is the settings, the others are options.
         words: The words after the command's name.
-        parts: Parts of the settings that the function uses, for its help.
+        parts: Parts of the settings that the help shows: ``data``, ``model``, ``trainer``.
     """
     name = function.__module__.rpartition(".")[2]
     if {"-h", "--help"} & {*words}:
@@ -46,10 +46,10 @@ def run_on_settings(function: Callable[..., Any], words: Sequence[str], parts: S
 
 
 def build_data(settings: Settings) -> "BenchmarkDataModule":
-    """The datamodule of a run.
+    """Build the datamodule of a run.
 
     Raises:
-        ValueError: It is none of crosstask's, or it lacks a tokenizer.
+        ValueError: The datamodule is not one of crosstask's, or has no tokenizer.
     """
     from lightning import LightningDataModule
 
@@ -66,10 +66,10 @@ def build_data(settings: Settings) -> "BenchmarkDataModule":
 
 
 def build_benchmark(settings: Settings) -> "Benchmark":
-    """The benchmark of a run, which needs neither tokenizer nor datamodule.
+    """Build the benchmark of a run, without its datamodule and tokenizer.
 
     Raises:
-        ValueError: The run names none.
+        ValueError: The settings have no benchmark.
     """
     from ...datamodules.benchmarks import Benchmark
     from ...datamodules.benchmarks.own_data.file_tasks import as_benchmark

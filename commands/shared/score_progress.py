@@ -1,4 +1,4 @@
-"""Progress of the models that score items, and of the processes that share them."""
+"""Progress lines of `select` and `classify`, while a model scores items and processes share them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +14,15 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def score_progress(console: Console, name: str, items: str, total: int) -> Callable[[int], None]:
-    """Return a function that prints the number of scored items, at most every 30 seconds.
+    """Return a function that prints the number of scored items, with at least 30 seconds between two lines.
+
+    Call the function with the number of items that are scored so far.
 
     Args:
-        console: Console for the lines.
+        console: Console to print to.
         name: Name of the model.
-        items: Name of the items, e.g. questions.
-        total: Number of the items that this process scores.
+        items: Plural name of the items, e.g. ``"questions"``.
+        total: Number of items that this process scores.
     """
     began = last = time.monotonic()
     first = -1
@@ -39,7 +41,12 @@ def score_progress(console: Console, name: str, items: str, total: int) -> Calla
 
 
 def finished_scores(console: Console, files: Mapping[str, ScoreFiles[Any]]) -> dict[str, ItemScores] | None:
-    """The scores of all models; None, and a line, as long as other processes are at work on some."""
+    """Return the scores of all models; if other processes are not finished, print a line and return None.
+
+    Args:
+        console: Console to print to.
+        files: Files with the scores of each model, by its name.
+    """
     scores = {name: of_model.scores() for name, of_model in files.items()}
     if unfinished := [name for name, of_model in scores.items() if of_model is None]:
         names = ", ".join(unfinished)

@@ -1,4 +1,4 @@
-"""The settings of a run, parsed as ``crosstask fit`` parses them, without building trainer, model or data."""
+"""Parsing of a run's settings as in ``crosstask fit``, without building trainer, model or data."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,15 @@ from .linked_cli import LinkedCLI
 
 
 class SettingsReader(LinkedCLI):
-    """Parses the options of a run: a plan for 128 GPUs and a mixture need none of the run's hardware or weights."""
+    """LightningCLI that only parses: attribute ``settings`` has the settings, and no object is built.
+
+    A plan for 128 GPUs, or a report of the mixture, needs neither the run's hardware nor its weights.
+
+    Args:
+        program: Name of the program in the help, e.g. ``"crosstask plan"``.
+        words: The words after the command's name.
+        add_options: Function that adds the command's own options to the parser.
+    """
 
     def __init__(
         self, program: str, words: Sequence[str], add_options: Callable[[LightningArgumentParser], None] | None = None

@@ -1,6 +1,6 @@
-"""Help of commands from their source, and Lightning's: nothing is imported, so that it appears at once.
+"""Help of commands, written from their source code without importing it, so that it appears at once.
 
-An option that is a dataclass of the package is followed by its fields, and a named Literal by its values.
+An option whose type is a dataclass of the package is followed by its fields; a Literal type is shown by its values.
 """
 
 import ast
@@ -16,13 +16,13 @@ from .command_docs import COMMANDS, command_doc
 
 
 class Option(NamedTuple):
-    """An option as its help shows it.
+    """Option of a command, for its help.
 
     Args:
-        name: Without dashes; with dots for a field of a dataclass.
-        type: Its annotation.
-        default: None if it is required.
-        sentence: From the docstring's ``Args:``.
+        name: Name without dashes; a field of a dataclass has a dot, e.g. ``examples.seed``.
+        type: Type annotation.
+        default: Default as YAML; None if the option is required.
+        sentence: Its text in the docstring's ``Args:``.
     """
 
     name: str
@@ -32,11 +32,7 @@ class Option(NamedTuple):
 
 
 def static_help(name: str) -> str | None:
-    """The help of a command that is one function or runs Lightning's trainer; None for other commands.
-
-    Args:
-        name: Of the command.
-    """
+    """Return the help of a command that is one function, or that runs Lightning's trainer; None for other commands."""
     path = COMMANDS / f"{name}.py"
     function, doc = _called_function(_parsed(path)), command_doc(name)
     if function is not None:
@@ -72,7 +68,7 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def _called_function(tree: ast.Module) -> ast.FunctionDef | None:
-    """The function that the command's ``run`` hands to ``run_function``."""
+    """Return the function that the command's ``run`` passes to ``run_function``; None if there is none."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(functions["run"]):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_function":
@@ -81,7 +77,7 @@ def _called_function(tree: ast.Module) -> ast.FunctionDef | None:
 
 
 def _trainer_options(name: str) -> Iterator[Option]:
-    """The options of a command of the trainer: classes of model and data, checkpoint, and Lightning's settings."""
+    """Yield the options of fit, validate, test or predict: model, data, checkpoint, and the trainer's arguments."""
     for part, room in (("model", "lightning_modules"), ("data", "datamodules")):
         imported = ast.walk(_parsed(COMMANDS.parent / room / "__init__.py"))
         names = [alias.name for node in imported if isinstance(node, ast.ImportFrom) for alias in node.names]
@@ -117,7 +113,7 @@ def _function_options(path: Path, function: ast.FunctionDef) -> Iterator[Option]
 def _options(
     path: Path, name: str, annotation: ast.expr | None, default: ast.expr | None, sentence: str
 ) -> Iterator[Option]:
-    """An option, and the fields of the dataclass that it is."""
+    """Yield an option, and if its type is a dataclass, the fields of this."""
     assert annotation is not None
     first = annotation
     while isinstance(first, ast.BinOp):  # a union, e.g. of a class and paths in its place
@@ -135,7 +131,7 @@ def _options(
 
 
 class _Field(NamedTuple):
-    """A field of a dataclass."""
+    """Field of a dataclass; `sentence` is its text in the docstring's ``Args:``."""
 
     name: str
     annotation: ast.expr
@@ -144,7 +140,7 @@ class _Field(NamedTuple):
 
 
 def _fields(definition: ast.stmt | None) -> list[_Field] | None:
-    """The fields of a dataclass; None for anything else."""
+    """Return the fields of a dataclass; None for anything else."""
     if not isinstance(definition, ast.ClassDef):
         return None
     if not any("dataclass" in ast.unparse(decorator) for decorator in definition.decorator_list):
@@ -158,7 +154,7 @@ def _fields(definition: ast.stmt | None) -> list[_Field] | None:
 
 
 def _definition(path: Path, annotation: ast.expr) -> tuple[ast.stmt | None, Path]:
-    """The package's definition of the type that an annotation names, and its file; None for types of other packages."""
+    """Return the definition of the type that an annotation names, and its file; None for types of other packages."""
     if not isinstance(annotation, ast.Name):
         return None, path
     for node in ast.walk(_parsed(path)):  # a package imports its names for type checkers alone
@@ -174,7 +170,7 @@ def _definition(path: Path, annotation: ast.expr) -> tuple[ast.stmt | None, Path
 
 
 def _value(default: ast.expr) -> str:
-    """A default as YAML spells it."""
+    """Return a default as YAML writes it."""
     try:
         return json.dumps(ast.literal_eval(default)).strip('"') or '""'
     except ValueError:  # an object
@@ -182,7 +178,7 @@ def _value(default: ast.expr) -> str:
 
 
 def argument_sentences(docstring: str) -> dict[str, str]:
-    """The sentence of each argument in a docstring's ``Args:``.
+    """Return the text of each argument in a docstring's ``Args:``.
 
     >>> argument_sentences("Do.\\n\\nArgs:\\n    one: A number,\\n        above 0.\\n    two: B.\\n\\nNotes.")
     {'one': 'A number, above 0.', 'two': 'B.'}

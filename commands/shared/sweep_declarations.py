@@ -1,4 +1,4 @@
-"""A sweep: arms that change a recipe, and the scores that a paper reports for them.
+"""Declaration of a sweep in YAML: arms that change a recipe, and the scores that a paper reports for them.
 
 ::
 
@@ -33,16 +33,16 @@ FIELDS = ("title", "source", "recipe", "stage", "by", "settings", "arms", "publi
 
 @dataclass(frozen=True)
 class Sweep:
-    """Arms to train and to compare.
+    """Sweep: arms, i.e. variants of a recipe, that are trained and compared.
 
     Args:
-        title: Heading of its report.
+        title: Heading of the report.
         recipe: YAML of ``crosstask fit``, by path or by name.
-        arms: By name, settings over those of the recipe; the first is the base of comparisons.
-        settings: Settings of all arms, over those of the recipe.
-        stage: The evaluated stage.
-        by: Kind of the columns, see ``aggregation.columns``.
-        published: Scores that a paper reports for these arms; None without.
+        arms: Settings of each arm that override the recipe's, by its name. The other arms are compared with the first.
+        settings: Settings that override the recipe's in all arms.
+        stage: Stage that is evaluated: ``validation`` or ``test``.
+        by: Columns over which scores are averaged: ``category`` or ``benchmark``.
+        published: Scores that a paper reports for these arms; None for none.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Sweep:
 
 
 def folder_name(arm: str) -> str:
-    """The name of an arm as that of a folder.
+    """Return the folder name of an arm: its name, with special characters replaced by ``-``.
 
     >>> folder_name("4/2/20/25/45/2/2")
     '4-2-20-25-45-2-2'
@@ -64,10 +64,10 @@ def folder_name(arm: str) -> str:
 
 
 def read_sweep(name: str) -> Sweep:
-    """A sweep of a YAML file, by path or by name.
+    """Read a sweep from a YAML file, given by path or by name.
 
     Raises:
-        ValueError: The file declares no sweep; the error names the field.
+        ValueError: The file declares no sweep; the message names the field.
     """
     path = config_path(name)
     try:
@@ -102,7 +102,7 @@ def _sweep(content: Any) -> Sweep:
 
 
 def _settings(content: Any, what: str) -> dict[str, Any]:
-    """Settings of a run, of which ``{a.b: 1}`` is a short form of ``{a: {b: 1}}``."""
+    """Return settings as nested dictionaries; ``{a.b: 1}`` is a short form of ``{a: {b: 1}}``."""
     if not isinstance(content or {}, dict):
         raise ValueError(f"{what} should be a mapping of settings, got {content!r}")
     settings: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _published(content: Any, source: str, arms: set[str]) -> PublishedTable:
 
 
 def _cell(name: str, content: Mapping[str, str]) -> Cell:
-    """A column at a level, or the average over all columns."""
+    """Return the cell of a published column: a column at a level, or the average over all columns."""
     if not content:
         return Cell("average")
     if set(content) != {"level", "column"} or content["level"] not in LEVELS:
@@ -138,7 +138,7 @@ def _cell(name: str, content: Mapping[str, str]) -> Cell:
 
 
 def _numbers(text: Any, most: int) -> tuple[float, ...]:
-    """Percentages at one number of shots after another.
+    """Return the percentages of a cell, one for each number of shots.
 
     >>> _numbers("61.4/62.0", 2)
     (61.4, 62.0)

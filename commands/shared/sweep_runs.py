@@ -1,4 +1,4 @@
-"""The runs of a sweep: each arm with each seed in its own folder, trained, evaluated, and resumed if interrupted."""
+"""Runs of a sweep: each arm with each seed is trained and evaluated in its own folder, and resumed if interrupted."""
 
 import json
 import resource
@@ -21,22 +21,22 @@ from .recipe_runs import INPUTS, require_same_settings, run_inputs
 from .sweep_declarations import Sweep, folder_name
 
 WRITERS = {"PredictionWriter": {}, "ModelCheckpoint": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 500}}
-"""Callbacks that a run of a sweep needs, with their arguments where the recipe lacks them."""
+"""Callbacks that are added to a run of a sweep if the recipe lacks them, with their arguments."""
 
 
 COSTS = "costs.json"
-"""File of a run's processor time, in seconds by command."""
+"""File in a run's folder with the processor time of each command, in seconds."""
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One arm with one seed.
+    """Run of a sweep: an arm with a seed.
 
     Args:
         arm: Name of the arm.
         folder: Folder of the run.
         settings: Settings of ``crosstask fit``.
-        stage: The evaluated stage: validation or test.
+        stage: Stage that is evaluated: ``validation`` or ``test``.
     """
 
     arm: str
@@ -46,7 +46,7 @@ class SweepRun:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the predictions of its evaluation are complete."""
+        """Whether the predictions of the evaluation are complete."""
         try:
             return find_predictions(self.folder, self.stage).is_file()
         except ValueError:
@@ -62,15 +62,15 @@ def sweep_runs(
     seeds: Sequence[int] = (),
     arms: Sequence[str] = (),
 ) -> list[SweepRun]:
-    """The runs of a sweep, seeds within arms.
+    """Return the runs of a sweep, arm after arm, with all seeds of an arm together.
 
     Args:
         sweep: Declaration of the sweep.
         output: Folder of all runs.
-        model: Hub name or folder of the pretrained model; the recipe's if None.
-        configs: Configurations over the settings of the recipe and of all arms, by path or by name.
-        seeds: Seeds of the repetitions; the recipe's own if empty.
-        arms: Names of arms; all if empty.
+        model: Hub name or folder of the pretrained model; None for the recipe's.
+        configs: Configurations, by path or by name, that override the recipe's settings in all arms.
+        seeds: Seeds, one for each repetition of an arm; if empty, one run with the recipe's seeds.
+        arms: Names of the arms; if empty, all.
 
     Raises:
         ValueError: There is no such arm, or an arm gives a share to a collection that the recipe lacks.
@@ -106,7 +106,7 @@ def _run_settings(settings: Mapping[str, Any], folder: Path, seed: int | None) -
 
 
 def _require_collections(arm: str, settings: Mapping[str, Any]) -> None:
-    """Reject shares of collections that are not in the arm's benchmark, unless absent ones are shared by the others."""
+    """Reject shares of collections that the arm's benchmark lacks, unless ``mixture.absent`` is ``shared``."""
     data = settings.get("data", {}).get("init_args", {})
     mixture, benchmark = data.get("mixture") or {}, data.get("benchmark") or {}
     collections = (benchmark.get("init_args") or {}).get("collections")
@@ -121,10 +121,10 @@ def _require_collections(arm: str, settings: Mapping[str, Any]) -> None:
 
 
 def write_run(run: SweepRun) -> None:
-    """Write the run's recipe.yaml and the digests of its input files.
+    """Write recipe.yaml and the digests of the input files into the folder of a run.
 
     Raises:
-        ValueError: The folder holds a run with other settings or on other files.
+        ValueError: The folder has a run with other settings or other input files.
     """
     if (run.folder / "recipe.yaml").is_file():
         require_same_settings(run.folder, run.settings)
@@ -135,12 +135,12 @@ def write_run(run: SweepRun) -> None:
 
 
 def train_and_evaluate(run: SweepRun) -> None:
-    """Train a run and evaluate it, each in its own process; an interrupted run resumes.
+    """Train a run and evaluate it, each in a process of its own; an interrupted run resumes.
 
-    ``costs.json`` in the run's folder holds the processor time of each command in seconds, earlier tries counted in.
+    The processor time of each command is added to ``costs.json`` in the run's folder.
 
     Raises:
-        ValueError: A process failed; the error shows the end of its output.
+        ValueError: A process failed, and the message has the end of its output; or the evaluation is incomplete.
     """
     for words in run_commands(run):
         log = run.folder / f"{words[0]}.log"
@@ -156,13 +156,13 @@ def train_and_evaluate(run: SweepRun) -> None:
 
 
 def _processor_seconds() -> float:
-    """Processor time of the processes that this one has started and that have ended."""
+    """Return the processor time, in seconds, of the processes that this one has started and that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def run_costs(folder: Path) -> dict[str, float]:
-    """Processor time in seconds by command; empty for a run that no sweep has started."""
+    """Return the processor time of each command in seconds; empty for a run that no sweep has started."""
     path = folder / COSTS
     costs: dict[str, float] = read_json(path) if path.is_file() else {}
     return costs
@@ -174,7 +174,7 @@ def _add_cost(folder: Path, command: str, seconds: float) -> None:
 
 
 def run_commands(run: SweepRun) -> Iterator[list[str]]:
-    """The words of the commands that train and evaluate a run; recipes may leave out the validation of a training."""
+    """Yield the words of the commands that train and evaluate a run."""
     words = ["--config", str(run.folder / "recipe.yaml"), "--ckpt_path", "last"]
     yield ["fit", *words]
     yield ["validate", *words, "--trainer.limit_val_batches", "1.0"] if run.stage == "validation" else ["test", *words]

@@ -1,8 +1,8 @@
-"""Threads of a run on the CPU.
+"""Number of torch's threads for small models on a CPU.
 
-The operations of a small model are so short that torch's threads spend their time waiting for each other, above all
-where another process needs a core: beside one busy process, two threads trained the quickstart 24 times slower than on
-a quiet machine.
+The operations of a small model are so short that threads spend their time waiting for each other, above all if another
+process needs a core: beside one busy process, two threads trained the quickstart 24 times slower than on a quiet
+machine.
 """
 
 import os
@@ -13,13 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 SMALL = 10_000_000
-"""Models with fewer parameters run on one thread: a choice around the quickstart's 0.9M, see perf/threads.py."""
+"""Number of parameters below which a model runs on one thread; measured by perf/threads.py."""
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class CpuThreads(Callback):
-    """Runs a small model on one thread, unless the user has set their number."""
+    """Callback that runs a small model on one thread, unless the user has set the number of threads."""
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
@@ -35,7 +35,7 @@ class CpuThreads(Callback):
 
 
 def threads_are_default() -> bool:
-    """Whether torch has as many threads as it chooses by itself, more than one, and no variable sets their number."""
+    """Return whether torch has its default number of threads, this is more than one, and no variable sets it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = (cores, cores // 2)  # torch's builds count processors, or cores of two processors each
     return torch.get_num_threads() in default and torch.get_num_threads() > 1 and not {*VARIABLES} & {*os.environ}

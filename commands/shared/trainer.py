@@ -1,4 +1,4 @@
-"""The commands of Lightning's trainer: fit, validate, test and predict."""
+"""The commands fit, validate, test and predict: LightningCLI with crosstask's checkpoints, folders and callbacks."""
 
 import signal
 import sys
@@ -54,10 +54,14 @@ from .threads import CpuThreads
 
 
 class TrainerCLI(LinkedCLI):
-    """Runs a command of the trainer, which is set up for planned streams and for checkpoints of any layout."""
+    """LightningCLI that runs one of the commands fit, validate, test and predict when it is constructed.
+
+    Args:
+        words: Name of the command, and the words after it.
+    """
 
     checkpoint: Path | None = None
-    """Checkpoint to resume from or to load weights from; None for a fresh run, or where Lightning finds it."""
+    """Checkpoint to resume from or to load weights from; None for a fresh run, or if it is a URL."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.command = words[0]
@@ -69,9 +73,9 @@ class TrainerCLI(LinkedCLI):
             "formatter_class": HelpFormatter,
         }
         self.new_root: Path | None = None
-        """The folder that this run has taken because it named none."""
+        """Folder that was created for this run because its settings have none."""
         self.unused: list[NewFolders] = []
-        """Folders that this run creates and removes again if it is rejected before its first batch."""
+        """Folders that are removed again if the run is rejected before its first batch."""
         try:
             super().__init__(
                 words,
@@ -87,9 +91,9 @@ class TrainerCLI(LinkedCLI):
             raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there: it lists all of them
-        """The command that runs; parsers of the others would take a second to build.
+        """Return only the command that runs, since parsers of the others would take a second to build.
 
-        Checkpoints hold plain values and are never read otherwise: Lightning's option weights_only is left out.
+        Lightning's option weights_only is left out: checkpoints are always read as plain values.
         """
         return {self.command: {*LightningCLI.subcommands()[self.command], "weights_only"}}
 
@@ -163,11 +167,11 @@ class TrainerCLI(LinkedCLI):
         return trainer
 
     def _names_bar(self) -> bool:
-        """Whether the settings have their own progress bar."""
+        """Return whether the settings have a progress bar of their own."""
         return any(each["class_path"].endswith("ProgressBar") for each in self.settings["trainer"]["callbacks"] or ())
 
     def _require_checkpoint(self) -> None:
-        """Reject a checkpoint from which this run cannot resume, before anything is built."""
+        """Find the checkpoint, and reject one from which this run cannot resume, before anything is built."""
         if isinstance(self.datamodule, BenchmarkDataModule):
             self.datamodule.accepts_changed_stream = self.settings["changed_stream"]
         given = self.settings.get("ckpt_path")
@@ -195,7 +199,7 @@ class TrainerCLI(LinkedCLI):
             self.model.resumes_from = self.checkpoint
 
     def _last_checkpoint(self) -> Path | None:
-        """The checkpoint that Lightning calls ``last``, or a newer one whose process ended before it was renamed."""
+        """Return the checkpoint that Lightning calls ``last``, or a newer one that was not renamed to it in time."""
         writers = [writer for writer in self.trainer.checkpoint_callbacks if isinstance(writer, ModelCheckpoint)]
         folders = [(Path(writer.dirpath), writer.CHECKPOINT_NAME_LAST) for writer in writers if writer.dirpath]
         return most_steps(path for folder, name in folders if (path := last_checkpoint(folder, name)) is not None)
@@ -207,11 +211,16 @@ class TrainerCLI(LinkedCLI):
         return arguments if self.checkpoint is None else {**arguments, "ckpt_path": str(self.checkpoint)}
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the command line's model: a checkpoint brings weights and does not change arguments silently."""
+        """Do nothing, unlike LightningCLI, which replaces the model's arguments by those in the checkpoint."""
 
 
 def leave_out_unusable(trainer: Any, module: str) -> None:
-    """Remove the default callbacks that the trainer's other settings or another project's module exclude."""
+    """Remove default callbacks that do not work with the other settings of the trainer, or with the module.
+
+    Args:
+        trainer: Parsed settings of the trainer, changed in place.
+        module: Import path of the module's class; for a class of another project, all default callbacks are removed.
+    """
     if trainer["fast_dev_run"] or trainer["barebones"] or not module.startswith(f"{PACKAGE}."):
         trainer["callbacks"] = None
         return
@@ -223,10 +232,14 @@ def leave_out_unusable(trainer: Any, module: str) -> None:
 
 
 def leave_out(trainer: Any, names: Sequence[str]) -> None:
-    """Remove callbacks by the names of their classes from the trainer's settings.
+    """Remove callbacks from the trainer's settings.
+
+    Args:
+        trainer: Parsed settings of the trainer, changed in place.
+        names: Names of the callbacks' classes.
 
     Raises:
-        ValueError: The trainer has no such callback.
+        ValueError: The settings have no such callback.
     """
     listed = {each["class_path"].rpartition(".")[2] for each in trainer["callbacks"] or ()}
     for name in names:
@@ -238,10 +251,10 @@ def leave_out(trainer: Any, names: Sequence[str]) -> None:
 
 
 def set_up_checkpoints(trainer: Trainer) -> None:
-    """Have the trainer's strategy read checkpoints of any layout, as plain values, and write folders by renames.
+    """Set up a trainer's strategy to read checkpoints of any layout, as plain values, and to write them by renames.
 
     Raises:
-        ValueError: DeepSpeed without a CUDA device.
+        ValueError: The strategy is DeepSpeed, and the device is not CUDA.
     """
     strategy = trainer.strategy
     if type(strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
@@ -261,18 +274,18 @@ def set_up_checkpoints(trainer: Trainer) -> None:
 
 
 class LogInterval(Callback):
-    """Logs short runs more often, also where epochs decide their steps, which the data has counted by ``setup``."""
+    """Callback that logs short runs more often; the number of steps is known when the data is set up."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.log_every_n_steps = log_interval(trainer.max_steps)  # type: ignore[attr-defined]
 
 
 class LastStep(ModelCheckpoint):
-    """Saves ``last.ckpt`` after the last step, whose number is known once the data is set up."""
+    """ModelCheckpoint that saves ``last.ckpt`` after the last step, whose number is known when the data is set up."""
 
     @property
     def state_key(self) -> str:
-        """One for trainings of any length, so that a longer one resumes from it."""
+        """The same key for trainings of any length, so that a longer training can resume from the checkpoint."""
         return type(self).__name__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -281,7 +294,7 @@ class LastStep(ModelCheckpoint):
 
 
 def save_last_step(trainer: Trainer) -> None:
-    """Save ``last.ckpt`` after the last step, too, where the steps or seconds of a ModelCheckpoint would miss it."""
+    """Add a callback that saves ``last.ckpt`` after the last step, if no ModelCheckpoint of the trainer saves then."""
     for writer in [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]:
         every, timed = writer._every_n_train_steps, writer._train_time_interval is not None
         if writer.dirpath is not None and (timed or (every and (trainer.max_steps < 0 or trainer.max_steps % every))):
@@ -298,7 +311,7 @@ def save_last_step(trainer: Trainer) -> None:
 
 
 def run_trainer(words: Sequence[str]) -> TrainerCLI:
-    """Run a command of the trainer and return the objects that it built.
+    """Run a command of the trainer, and return the CLI with trainer, model and data.
 
     Args:
         words: fit, validate, test or predict, and the words after it.
@@ -310,7 +323,7 @@ def run_trainer(words: Sequence[str]) -> TrainerCLI:
 
 
 def run_and_leave(words: Sequence[str]) -> None:
-    """Run a command of the trainer as the last one of this process.
+    """Run a command of the trainer as the last action of this process: process groups are destroyed afterwards.
 
     Args:
         words: fit, validate, test or predict, and the words after it.
@@ -329,12 +342,12 @@ def run_and_leave(words: Sequence[str]) -> None:
 
 
 def exit_status(trainer: Trainer) -> int:
-    """The exit status of a run: not 0 if a signal ended it, unless SLURM starts it again."""
+    """Return the exit status of a run: not 0 if a signal ended it, unless SLURM restarts it."""
     callback = preemption(trainer)
     return 0 if callback is None else callback.exit_status
 
 
 def preemption(trainer: Trainer) -> Preemption | None:
-    """The trainer's callback Preemption; None if it has none."""
+    """Return the trainer's callback ``Preemption``; None if it has none."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, Preemption)), None)

@@ -72,8 +72,8 @@ class AdaptedScorer(NamedTuple):
         unread: Number of training examples with responses whose references ROUGE-L cannot read.
         cut: Number of pairs that were longer than `pair_length`.
         response_cut: Number of pairs that lost a part of the response.
-        parted: Number of instructions whose responses a ranking loss compared in several groups, because no row could
-            hold them all.
+        split_groups: Number of instructions whose responses a ranking loss compared in several groups, because no row
+            could hold them all.
         pairs_per_step: Mean number of pairs in a step.
         seconds: Duration of the training in seconds.
         memory: Peak memory in MiB: of the device on CUDA, else of the process so far.
@@ -89,7 +89,7 @@ class AdaptedScorer(NamedTuple):
     unread: int
     cut: int
     response_cut: int
-    parted: int
+    split_groups: int
     pairs_per_step: float
     seconds: float
     memory: float
@@ -150,7 +150,7 @@ def adapt(
         unread=report.remarks.get(UNREAD_REFERENCES, 0),
         cut=report.truncated,
         response_cut=report.target_cut,
-        parted=data.plan.groups.cut if data.plan.groups else 0,
+        split_groups=data.plan.groups.cut if data.plan.groups else 0,
         pairs_per_step=data.rows.per_step * pairs_per_row,
         seconds=seconds,
         memory=memory,

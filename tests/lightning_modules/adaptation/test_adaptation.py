@@ -36,7 +36,7 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     assert recovered > 0.8  # the best single decoding is right half of the time
     assert found["methods"]["reward"]["mean"] > 0.9
     assert found["scorers"]["reward"]["training"]["loss"] == "pairwise"
-    assert found["scorers"]["reward"]["costs"][TASKS[0]]["parted"] == 0
+    assert found["scorers"]["reward"]["costs"][TASKS[0]]["split_groups"] == 0
     errors = found["scorers"]["reward"]["calibration_error"]
     assert errors["scores"] is None  # scores of a ranking loss are no correctness
     assert errors["calibrated"] < 0.2

@@ -1,4 +1,4 @@
-"""OptionRanking losses of the scorer: known values, and groups that are never parted between the store and the loss."""
+"""Ranking losses of the scorer: known values, and groups that stay together between the store and the loss."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -85,8 +85,8 @@ def test_groups_do_not_see_each_other(loss: ScorerLoss) -> None:
     parts = zip(scores.split(groups), labels.split(groups), strict=True)
     alone = [scorer_losses(loss, s, y, [len(s)], label_temperature=0.3) for s, y in parts]
     torch.testing.assert_close(together, torch.cat(alone))
-    parted = scorer_losses(loss, scores, labels, [4, 1, 3, 4, 2], label_temperature=0.3)
-    assert not torch.isclose(parted.sum(), together.sum())  # a group that is cut is another loss
+    apart = scorer_losses(loss, scores, labels, [4, 1, 3, 4, 2], label_temperature=0.3)
+    assert not torch.isclose(apart.sum(), together.sum())  # a group that is cut is another loss
 
 
 def test_a_batch_of_padding_has_no_loss() -> None:
