@@ -1,4 +1,4 @@
-"""Adapt a frozen language model through a scorer, in small: does the scorer's choice beat the model's own answers?
+"""A small adaptation of a frozen language model by scorers that choose among its answers.
 
     python examples/adapt_with_a_scorer.py [FOLDER] [--seeds 5]
 
@@ -28,7 +28,7 @@ from crosstask.datamodules.toybench.writer import task_record
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 
 ADAPTED = "first_letters last_numbers lookup_animals count_colors has_names choose_foods find_colors find_foods".split()
-"""Tasks of the test alone that the model, too, answers by one word."""
+"""Test tasks that never train and are answered by one word."""
 
 PROMPT = {  # one wording: from random weights, every other one would have to be learned too
     "class_path": "OptImlPrompt",
@@ -48,12 +48,12 @@ ENCODER = {
 
 
 def run(*words: Any) -> None:
-    """One command of crosstask."""
+    """Run a command of crosstask."""
     crosstask_main([str(word) for word in words])
 
 
 def train_generator(folder: Path, steps: int) -> Path:
-    """The quickstart's model, trained for fewer steps; its folder."""
+    """Train the quickstart's model for `steps` steps, and return its folder."""
     exported = folder / "generator"
     if not (exported / "config.json").exists():
         recipe = composed_settings("quickstart")
@@ -80,7 +80,7 @@ def written(path: Path, recipe: dict[str, Any]) -> Path:
 
 
 def write_adapted(folder: Path, names: list[str], instances: int) -> None:
-    """The tasks to adapt to as a benchmark of their own, with more instances than the embedded one has of them."""
+    """Write the tasks to adapt to as a benchmark, with more instances than the embedded benchmark has."""
     tasks = {f"task{n:03d}_toy_{task.name}": task for n, task in enumerate(TASKS, start=1) if task.name in names}
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     (folder / "splits" / "default").mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def write_adapted(folder: Path, names: list[str], instances: int) -> None:
 
 
 def sample(folder: Path, generator: Path, train: int, test: int) -> Path:
-    """The model's 17 answers to every instance."""
+    """Sample the model's 17 answers to every instance, and return their file."""
     counts = {"train_examples": train, "validation_examples": 0, "test_examples": test}
     examples = {"benchmark": benchmark(folder / "adapted"), "prompt": PROMPT, "parts": ["train", "test"], **counts}
     settings = {"examples": examples, "generator": str(generator), "output": str(folder / "samples")}
@@ -102,7 +102,7 @@ def sample(folder: Path, generator: Path, train: int, test: int) -> Path:
 
 
 def adapt(folder: Path, seed: int, samples: Path, steps: int, train: int, test: int) -> Any:
-    """A scorer for each task, of one seed; the table of all tasks."""
+    """Train a scorer for each task with one seed, and return the report of all tasks."""
     training = {
         "config": ENCODER,
         "tokenizer": str(folder / "toybench" / "tokenizer"),

@@ -1,4 +1,4 @@
-"""The ranked prompts of a test as tasks of lm-evaluation-harness, and both programs' log-likelihoods side by side.
+"""Write the ranked prompts of a test as tasks of lm-evaluation-harness, and compare both programs' log-likelihoods.
 
 The harness needs ``pip install "crosstask[harness]"``. Its log-likelihoods have no end token, so the test has none::
 
@@ -28,11 +28,11 @@ TASK = {
     "doc_to_target": "label",
     "metric_list": [{"metric": "acc"}],
 }
-"""A task of the harness: a prompt, then a space, then each option."""
+"""Configuration of a task of the harness: a prompt, a space, and each option."""
 
 
 class Comparison(NamedTuple):
-    """Two programs on the same prompts.
+    """Comparison of crosstask and the harness on the same prompts.
 
     Args:
         options: Options of all prompts.
@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
 
 def ranked(predictions: Path) -> Iterator[dict[str, Any]]:
-    """The records of a prediction file that have options."""
+    """Yield the records of a prediction file that have options."""
     with predictions.open(encoding="utf-8") as lines:
         yield from (record for record in map(json.loads, lines) if "options" in record)
 

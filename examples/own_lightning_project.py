@@ -28,7 +28,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 
 class Opposites(Benchmark):
-    """A family of tasks in one file: their names, their metadata and their examples."""
+    """Benchmark of one task, defined in this file: its name, metadata and examples."""
 
     name = "opposites"
     pairs = (("hot", "cold"), ("big", "small"), ("old", "new"), ("fast", "slow"), ("up", "down"), ("wet", "dry"))
@@ -48,7 +48,7 @@ class Opposites(Benchmark):
 
 
 class PlainModule(L.LightningModule):
-    """Somebody's module: a model of transformers, a loss, an optimizer."""
+    """LightningModule without crosstask's classes: a model of transformers, a loss, an optimizer."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ PLAIN = {
     "class_path": "OptImlPrompt",
     "init_args": {"delimiters": ["\nAnswer:"], "instructions_share": 0.0, "task_share": 0.0, "input_share": 0.0},
 }
-"""The definition, where a task has one, and the input."""
+"""Prompt form: the definition, if a task has one, and the input."""
 
 PROMPTS = {
     "few_shot": ({"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 2}}, False),
@@ -56,7 +56,7 @@ SCORED = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 0
 
 
 def is_eligible(task: dict[str, Any]) -> bool:
-    """A generative task in English, of natural language, with short inputs and answers."""
+    """Return whether a task is generative, in English, with short inputs and answers in natural language."""
     outputs = [texts(instance["output"]) for instance in task["Instances"]]
     answers = [output[0] for output in outputs if output]
     length = words(texts(task["Definition"])[0]) + median(words(instance["input"]) for instance in task["Instances"])
@@ -79,7 +79,7 @@ def texts(value: str | list[str]) -> list[str]:
 
 
 def drawn_tasks(folder: Path, count: int) -> list[str]:
-    """`count` eligible tasks of a seeded draw; a longer list begins with the shorter one."""
+    """Return `count` eligible tasks of a seeded draw; a longer list begins with the shorter one."""
     names = sorted(path.stem for path in folder.glob("*.json") if is_eligible(json.loads(path.read_text())))
     random.Random(0).shuffle(names)
     if len(names) < count:
@@ -88,7 +88,7 @@ def drawn_tasks(folder: Path, count: int) -> list[str]:
 
 
 def generative_folders(source: str) -> list[str]:
-    """Names of the BIG-bench tasks without an example that has options."""
+    """Return the names of the BIG-bench tasks of which no example has options."""
     bigbench = BigBench(source)
     names = bigbench.task_names("test")
     return [name for name in names if not any(example.options for example in bigbench.examples(name))]
@@ -108,7 +108,7 @@ class Run:
 
 
 def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], part: str, *, chat: bool) -> Path:
-    """The file of the model's responses to a part of the tasks; test responses have likelihoods, for self-scoring."""
+    """Sample responses to a part of the tasks, and return their file; test responses have likelihoods."""
     output = run.folder / f"{name}_{part}"
     counts = {"train_examples": settings.train, "validation_examples": 0, "test_examples": settings.test}
     run(
@@ -131,7 +131,7 @@ def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, 
 
 
 def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path) -> Path:
-    """The folder of a scorer that is trained on the training instances of all tasks, from the encoder."""
+    """Train a scorer on the training instances of all tasks, starting from the encoder, and return its folder."""
     folder = run.folder / "shared"
     if (folder / "config.json").exists():
         return folder
@@ -169,7 +169,7 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
 def adapt(
     run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], pretrained: Path, seed: int
 ) -> dict[str, Any]:
-    """The report of the scorers of a seed, one for each task."""
+    """Train a scorer for each task with one seed, and return the report."""
     training = {
         "pretrained": str(pretrained),
         "steps": settings.steps,

@@ -80,7 +80,7 @@ SIZES: dict[int, str] = {
     64: "vocab_size vocab_size_per_layer_input max_position_embeddings n_positions max_seq_len max_source_positions "
     "max_target_positions n_ctx max_seq_length bucket_size max_sequence_length",
 }
-"""Values of integer fields of configurations; fields that a configuration lacks are left out."""
+"""Names of integer fields of configurations, by the value they get; fields that a configuration lacks are ignored."""
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "llama4_text": {"no_rope_layers": [1, 0]},
@@ -112,11 +112,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "led": {"attention_window": 4},
     "longformer": {"attention_window": 4},
 }
-"""Fields of single model types, so that every kind of their layers is walked."""
+"""Fields of single model types, so that every kind of their layers is tried."""
 
 
 class Row(NamedTuple):
-    """One line of the table: a model type, its kind, the verdict on its rows, and the reason why not packed."""
+    """Line of the table: a model type, its kind, the verdict on its rows, and the reason if they are not packed."""
 
     model_type: str
     kind: Kind
@@ -125,7 +125,7 @@ class Row(NamedTuple):
 
 
 def small_config(model_type: str) -> PreTrainedConfig:
-    """A tiny configuration of a model type: the sizes above in place of its defaults."""
+    """Return a tiny configuration of a model type, with the sizes above in place of its defaults."""
     sizes = {name: size for size, names in SIZES.items() for name in names.split()}
 
     def small(config_class: type[PreTrainedConfig], special: Mapping[str, Any]) -> PreTrainedConfig:
@@ -151,7 +151,7 @@ def require_small(model_class: type[PreTrainedModel], config: PreTrainedConfig) 
 
 
 def built(model_class: type[PreTrainedModel], config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """A random model in float64, with weights large enough for documents to hear each other when they can."""
+    """Return a random model in float64, whose weights are so large that attention between documents shows."""
     torch.manual_seed(0)
     # Grouped kernels of experts have no float64.
     implementation = built_attention(config, attention)
@@ -166,7 +166,7 @@ def built(model_class: type[PreTrainedModel], config: PreTrainedConfig, attentio
 
 
 def table(only: frozenset[str] = frozenset()) -> Iterator[Row]:
-    """Rows of the model types of the installed transformers, or of some of them."""
+    """Yield the rows of all model types of the installed transformers, or of those in `only`."""
     for kind, mapping in MAPPINGS.items():
         for config_class in mapping:
             if not only or config_class.model_type in only:
@@ -174,7 +174,7 @@ def table(only: frozenset[str] = frozenset()) -> Iterator[Row]:
 
 
 def walked(model_type: str, kind: Kind) -> Row:
-    """The row of a model type: packed where that is exact, else padded where that is."""
+    """Return the row of a model type: packed if that is exact, else padded if that is exact."""
     try:
         config = small_config(model_type)
         config.num_labels = config.get_text_config().num_labels = 1
@@ -211,7 +211,7 @@ def walked(model_type: str, kind: Kind) -> Row:
 
 
 def packed_row(model: PreTrainedModel, model_type: str, kind: Kind) -> Row:
-    """The row of a model type that passes the check for packed rows."""
+    """Return the row of a model type that passes the check for packed rows."""
     if kind == "causal" and not reads_forward(model):
         return Row(model_type, kind, "rejected", "it reads text in both directions")
     try:
@@ -224,7 +224,7 @@ def packed_row(model: PreTrainedModel, model_type: str, kind: Kind) -> Row:
 
 
 def reads_forward(model: PreTrainedModel) -> bool:
-    """Whether a causal model does not see the tokens that it predicts."""
+    """Return whether a causal model does not attend to the tokens that it predicts."""
     try:
         require_causal(model)
     except ValueError:
@@ -233,7 +233,7 @@ def reads_forward(model: PreTrainedModel) -> bool:
 
 
 def largest_error(model: PreTrainedModel) -> str | None:
-    """Difference of packed documents from the same documents alone, in hidden states or gradients; None if equal."""
+    """Describe how packed documents differ from the same documents alone, in states or gradients; None if equal."""
     reader: Any = model.base_model
     ids = torch.arange(OFFSETS[-1])[None] * 7 % 50 + 8
     positions = torch.cat([torch.arange(end - start) for start, end in pairwise(OFFSETS)])[None]
@@ -258,7 +258,7 @@ def largest_error(model: PreTrainedModel) -> str | None:
 
 
 def gradients(model: PreTrainedModel, outputs: Tensor) -> list[Tensor]:
-    """Gradients of all weights, of a sum that weighs every output differently."""
+    """Return the gradients of all weights, of a sum that weights every output differently."""
     weighted = outputs * torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs).cos()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     slopes = torch.autograd.grad(weighted.sum(), weights, allow_unused=True)
@@ -267,7 +267,7 @@ def gradients(model: PreTrainedModel, outputs: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def padded_error(model: PreTrainedModel, kind: Kind) -> str | None:
-    """Difference of a document in a padded row from the same document alone; None if equal."""
+    """Describe the difference of a document in a padded row from the same document alone; None if equal."""
     pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 1
     ids = torch.tensor([[9, 17, 31, 3]])  # some heads read the eos token
     pair = model.config.is_encoder_decoder and kind != "classification"
@@ -292,7 +292,7 @@ def _line(error: Exception) -> str:
 
 
 def page(rows: list[Row]) -> str:
-    """The page of the documentation, in Markdown."""
+    """Return docs/architectures.md."""
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("exact", "padded", "rejected")}
     masked = ", ".join(f"`{model_type}`" for model_type in sorted(MASKED))
     lines = [

@@ -1,4 +1,4 @@
-"""How many seeds or tasks a claim needs: the power of the rule of judge_claims.py, from the spread that was measured.
+"""Numbers of seeds or tasks that a claim needs: the power of the test in judge_claims.py, given measured variances.
 
 A difference of seed s and task t is a mean, plus a deviation of the task, one of the seed, and a rest::
 
@@ -20,7 +20,7 @@ from scipy.stats import t as student_t
 
 POWER = 0.8
 MOST = 10_000
-"""Largest number of seeds or tasks that is looked for."""
+"""Largest number of seeds or tasks that is tried."""
 
 
 class Spread(NamedTuple):
@@ -38,7 +38,7 @@ class Spread(NamedTuple):
 
 
 def spread_of(differences_ST: NDArray[np.float64]) -> Spread:
-    """The variances of the differences of S seeds and T tasks, negative estimates as 0."""
+    """Return the variances of the differences of S seeds and T tasks; negative estimates are set to 0."""
     seeds, tasks = differences_ST.shape
     by_task, by_seed = differences_ST.mean(axis=0), differences_ST.mean(axis=1)
     if seeds == 1 or tasks == 1:
@@ -51,7 +51,7 @@ def spread_of(differences_ST: NDArray[np.float64]) -> Spread:
 
 
 def power(effect: float, spread: Spread, *, seeds: int, tasks: int) -> float:
-    """Probability that the interval of a difference is above 0, if the true difference is `effect`.
+    """Return the probability that the interval of a difference is above 0, if the true difference is `effect`.
 
     Args:
         effect: In percentage points.
@@ -74,7 +74,7 @@ def power(effect: float, spread: Spread, *, seeds: int, tasks: int) -> float:
 
 
 def fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest number from 2 on that is enough, if larger ones are, too; None if MOST are not enough.
+    """Return the smallest number from 2 on for which `enough` is true, given that it stays true; None above MOST.
 
     >>> fewest(lambda number: number >= 37), fewest(lambda number: False)
     (37, None)
@@ -91,12 +91,12 @@ def fewest(enough: Callable[[int], bool]) -> int | None:
 
 
 def seeds_needed(effect: float, spread: Spread, tasks: int) -> int | None:
-    """The fewest seeds on so many tasks with a power of POWER; None if MOST are too few, or no spread is known."""
+    """Return the fewest seeds on `tasks` tasks with a power of POWER; None above MOST, or if no variance is known."""
     if spread.seed is None:
         return None
     return fewest(lambda seeds: power(effect, spread, seeds=seeds, tasks=tasks) >= POWER)
 
 
 def tasks_needed(effect: float, spread: Spread, seeds: int) -> int | None:
-    """The fewest tasks with so many seeds."""
+    """Return the fewest tasks with `seeds` seeds and a power of POWER; None if MOST are too few."""
     return fewest(lambda tasks: power(effect, spread, seeds=seeds, tasks=tasks) >= POWER)

@@ -1,4 +1,4 @@
-"""Writes the embedded benchmark as the small copies of the papers' experiments use it (docs/claims.md).
+"""Write the embedded benchmark for the small copies of the papers' experiments (docs/claims.md).
 
     python experiments/claims_benchmark.py runs/claims/benchmark
 
@@ -23,7 +23,7 @@ from crosstask.datamodules.toybench.training_files import pretraining
 from crosstask.datamodules.toybench.writer import task_record, write_toybench
 
 SUPERVISED = ("Text Copying", "Word Order", "Element Selection")
-"""Categories whose trained tasks are tested, too, on other instances."""
+"""Categories whose training tasks are tested, too, on other instances."""
 
 ADAPTED = "first_letters last_numbers lookup_animals count_colors has_names choose_foods find_colors find_foods".split()
 
@@ -37,7 +37,7 @@ NARROW = ("Element Selection", "Key Lookup", "Keyword Extraction", "Membership",
 
 
 def explained(reason: Callable[[list[str]], tuple[str, str]]) -> Draw:
-    """Two or three items, answered by a reason and the answer: ``The last one is owl. The answer is OWL.``"""
+    """Return a function that draws instances of two or three items, answered by a reason and then the answer."""
 
     def draw(rng: random.Random, kind: str) -> tuple[str, str]:
         items = rng.sample(POOLS[kind], rng.randint(2, 3))
@@ -111,7 +111,7 @@ def write_claims_benchmark(folder: Path, *, instances: int = 500) -> None:
 
 
 def _collection(reader: NaturalInstructions, name: str) -> str:
-    """The collection of a task in the arms about the mixture."""
+    """Return the collection of a task in the arms about the mixture."""
     category = reader.task(name).category
     return "huge" if category in HUGE else "narrow" if category in NARROW else "wide"
 

@@ -1,4 +1,4 @@
-"""Read the runs behind docs/claims.md and keep the scores that its verdicts need: one per system, seed and task.
+"""Collect the scores of the runs behind docs/claims.md: one per system, seed and task.
 
     python experiments/claims_results.py runs/claims
 
@@ -22,12 +22,12 @@ from crosstask.datamodules.rouge import rouge_l
 CLAIMS = Path(__file__).parent / "claims"
 
 UNKNOWN_LEVEL = "partially_supervised"
-"""Level of all tasks of selections, whose files do not name it: none of these tasks trains the language model."""
+"""Level of all tasks of selections, whose files do not have it: none of these tasks trains the language model."""
 
 
 @dataclass
 class Results:
-    """The scores of an experiment.
+    """Scores of an experiment.
 
     Args:
         levels: Level of generalization of each task.
@@ -45,7 +45,7 @@ class Results:
 
 
 def arm_of(system: str) -> str:
-    """The arm that a system belongs to.
+    """Return the arm of a system: its name without the part after the last comma.
 
     >>> arm_of("demonstrations, suffix loss, 2-shot")
     'demonstrations, suffix loss'
@@ -54,7 +54,7 @@ def arm_of(system: str) -> str:
 
 
 def task_means(scores: Iterator[tuple[str, float]]) -> dict[str, float]:
-    """The mean score of each task, in percent."""
+    """Return the mean score of each task, in percent."""
     by_task: dict[str, list[float]] = defaultdict(list)
     for task, score in scores:
         by_task[task].append(score)
@@ -62,7 +62,7 @@ def task_means(scores: Iterator[tuple[str, float]]) -> dict[str, float]:
 
 
 def read_sweep_runs(sweep: str, folder: Path) -> Results:
-    """The finished runs of a sweep; a system is an arm at a number of shots."""
+    """Return the results of a sweep's finished runs; a system is an arm at a number of shots."""
     results = Results()
     for arm in read_sweep(sweep).arms:
         for run in sorted((folder / folder_name(arm)).glob("seed-*")):
@@ -82,7 +82,7 @@ def _read_predictions(results: Results, arm: str, seed: int, run: Path) -> None:
 
 
 def read_selections(folder: Path) -> Results:
-    """The finished selections or adaptations in ``seed-*``; a system is a way to choose among a number of responses."""
+    """Return the results of selections or adaptations in ``seed-*``; a system is a way to choose a response."""
     results = Results()
     for path in sorted(folder.glob("seed-*/choices.jsonl")):
         lines = [json.loads(line) for line in path.open()]
@@ -98,7 +98,7 @@ def read_selections(folder: Path) -> Results:
 
 
 def ways_to_choose(responses: list[dict]) -> dict[str, Callable[[list[dict]], float]]:
-    """ROUGE-L of the chosen response, by the way to choose: a scorer or the likelihood, of 1, 4 or all responses."""
+    """Return functions to the ROUGE-L of the response chosen by a scorer or likelihood, of 1, 4 or all."""
 
     def best(key: Callable[[dict], float], count: int | None) -> Callable[[list[dict]], float]:
         return lambda of: max(_first(of, count), key=key)["rouge_l"]  # the first of equal ones
@@ -116,17 +116,17 @@ def ways_to_choose(responses: list[dict]) -> dict[str, Callable[[list[dict]], fl
 
 
 def _likelihood(response: dict) -> float:
-    """The summed log-likelihood; -inf where it is unknown, as in ``crosstask adapt``."""
+    """Return the summed log-likelihood; -inf if it is unknown, as in ``crosstask adapt``."""
     return -math.inf if response["log_likelihood"] is None else response["log_likelihood"]
 
 
 def _first(responses: list[dict], count: int | None) -> list[dict]:
-    """All responses, or the first nucleus samples, as in Cappy's Table 5."""
+    """Return all responses, or the first nucleus samples, as in Cappy's Table 5."""
     return responses if count is None else [one for one in responses if one["decoding"] == "nucleus"][:count]
 
 
 def read_exemplars(folder: Path) -> Results:
-    """The runs of exemplar_or_blank.py: mean ROUGE-L and, in percent, the last share of choices on the exemplar."""
+    """Return the results of exemplar_or_blank.py: ROUGE-L, and the last share of choices of the exemplar."""
     results = Results(levels={"all": "fully_held_out"})
     for line in (folder / "results.jsonl").open():
         run = json.loads(line)
@@ -140,7 +140,7 @@ def read_exemplars(folder: Path) -> Results:
 
 
 def read_tuned(folder: Path) -> Results:
-    """The runs of tune_on_real_tasks.py, also with the first line of the untuned model's answers alone."""
+    """Return the results of tune_on_real_tasks.py; one system is the first line of the untuned model's answers."""
     results = Results()
     for arm in ("untuned", "tuned"):
         (run,) = [path.parents[1] for path in (folder / arm).glob("version_*/predictions/test.jsonl")]
@@ -168,11 +168,11 @@ READERS: dict[str, Callable[[Path], Results]] = {
     "cappy_short": lambda home: read_selections(home / "cappy_short"),
     "tuned": lambda home: read_tuned(home / "tuned"),
 }
-"""The reader of each experiment, from the folder of all runs."""
+"""Function of each experiment that reads its results from the folder of all runs."""
 
 
 def to_text(results: Results) -> str:
-    """JSON with a line for each system, so that a change of the results is readable."""
+    """Return the results as JSON with a line for each system, so that changes are readable."""
     hours = {arm: round(value, 4) for arm, value in results.hours.items()}
     systems = ",\n".join(f"  {json.dumps(name)}: {json.dumps(scores)}" for name, scores in results.systems.items())
     return (

@@ -107,7 +107,7 @@ LEARNS = Setting(
     outer_categories=4,
     test_examples=10,
 )
-"""Large enough to learn to read an exemplar."""
+"""Setting of a model that is large enough to learn to read an exemplar."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "direct": {"kind": "direct_extractor"},
@@ -120,7 +120,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 class ShuffledModule(InstructionOptimizationModule):
-    """The control: hypergradients are permuted and their sign is random, so that only their length is kept."""
+    """Control: hypergradients are permuted and have a random sign, so that only their length is kept."""
 
     def _hypergradient(self, *arguments: Any, **options: Any) -> Hypergradient:
         result = super()._hypergradient(*arguments, **options)
@@ -130,7 +130,7 @@ class ShuffledModule(InstructionOptimizationModule):
 
 
 class Shares(L.Callback):
-    """Records the share of choices on the exemplar, before the first step of phi and after every step."""
+    """Callback that records the share of choices of the exemplar, before the first step of phi and after every step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -171,7 +171,7 @@ def fitted(
     control: bool = False,
     **options: Any,
 ) -> tuple[L.Trainer, InstructionOptimizationModule, InstructionOptimizationDataModule, list[float]]:
-    """A trained module with its trainer and data, and the shares at first and after every step of phi.
+    """Train a module, and return trainer, module, data, and the shares at first and after every step of phi.
 
     Args:
         benchmark: The tasks.
@@ -229,13 +229,13 @@ def fitted(
 
 
 def real_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
-    """Real tasks with short texts, and the folder of a tokenizer."""
+    """Return real tasks with short texts, and the folder of a tokenizer."""
     counts: dict[Split, int] = {"train": TRAIN_TASKS, "test": TEST_TASKS}
     return draw_tasks(folder, counts, is_short, vocabulary=4096), str(folder / "tokenizer")
 
 
 def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
-    """Tasks that answer every list with the same two words, five tasks a category; and the embedded tokenizer."""
+    """Return tasks that answer every list with the same two words, and the folder of the embedded tokenizer."""
     write_toybench(folder / "toybench", instances=TEST_INSTANCES + 1)
     rng, words = random.Random(0), POOLS["word"] + POOLS["name"]
     answers = rng.sample(list(itertools.permutations(words, 2)), TRAIN_TASKS + 2 * TEST_TASKS)
@@ -261,7 +261,7 @@ def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
 
 
 def is_short(benchmark: NaturalInstructions, name: str, _: PreTrainedTokenizerBase) -> bool:
-    """Whether an instance and a solved example together usually have at most LONGEST characters, of 100 instances."""
+    """Return whether an instance with a solved example usually has at most LONGEST characters."""
     task, examples = benchmark.task(name), list(benchmark.examples(name))
     if len(examples) < 100 or not task.positive_examples:
         return False
@@ -270,7 +270,7 @@ def is_short(benchmark: NaturalInstructions, name: str, _: PreTrainedTokenizerBa
 
 
 def plot_shares(curves: dict[str, list[list[float]]], path: Path) -> None:
-    """Draw the shares after each step of phi, one line a run, as in Figure 3."""
+    """Draw the shares after each step of phi, one line per run, as in Figure 3."""
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(8, 4)).subplots()

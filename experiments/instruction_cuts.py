@@ -1,4 +1,4 @@
-"""Measure the remains of real instructions that are too long for a scorer, by the part that is cut.
+"""Measure what remains of real instructions that are too long for a scorer, by the part that is cut.
 
     python experiments/instruction_cuts.py TOKENIZER [--examples 40] [--length 512]
 
@@ -19,12 +19,12 @@ from crosstask.datamodules.benchmarks import Benchmark, BigBench, NaturalInstruc
 
 SPECIAL = 3  # tokens of a pair's frame
 HEADS = {"end": 1.0, "middle, 3/4 before": 0.75, "middle, 1/2": 0.5, "middle, 1/4 before": 0.25, "beginning": 0.0}
-"""Share of the kept tokens that are from the beginning."""
+"""Share of the kept tokens that are from the beginning of an instruction, by the name of the cut."""
 ENDS = 32  # tokens
 
 
 def instructions(benchmark: Benchmark, names: Sequence[str], examples: int) -> Iterator[tuple[str, str, str, str]]:
-    """Task, definition, instruction and reference of the first examples of each task."""
+    """Yield (task, definition, instruction, reference) of the first examples of each task."""
     for name in names:
         definition = benchmark.task(name).definition.strip()
         for example in islice(benchmark.examples(name), examples):
@@ -52,7 +52,7 @@ def report(
 
 
 def kept_shares(long: Sequence[tuple[str, list[int], int, int, int]], head: float) -> list[float]:
-    """Shares that keep the definition, the last line, the first and last tokens; and that become equal to another."""
+    """Return the shares of instructions that keep definition, last line and ends, or become equal to another."""
     counts, texts = [0.0] * 4, dict[tuple, set[tuple[int, ...]]]()
     for name, ids, room, definition, last_line in long:
         first = round(head * room)

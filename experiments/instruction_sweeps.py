@@ -25,11 +25,11 @@ LENGTHS = tuple(2**power for power in range(9))
 OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
 SPLITS = 4  # of each kind
 SETTINGS = {"length": "length of instructions (embeddings)", "outer": "categories of the outer tasks"}
-"""The quantity that a sweep varies, by the sweep's name; figures are drawn of these sweeps only."""
+"""Label of the quantity that a sweep varies, by the sweep's name; figures are drawn of these sweeps only."""
 
 
 def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
-    """The overrides of the recipe, by name of the variant."""
+    """Return the settings of each variant that override the recipe's, by its name."""
     if sweep == "length":
         return {f"length-{length}": {"data": {"init_args": {"instructions": {"length": length}}}} for length in LENGTHS}
     if sweep == "diversity":
@@ -48,7 +48,7 @@ def _split(kind: str, **arguments: int) -> dict[str, Any]:
 
 
 def with_seeds(variants: dict[str, dict[str, Any]], seeds: int) -> dict[str, dict[str, Any]]:
-    """Each variant with each seed, of weights, dropout, order and exemplars; the split keeps its own."""
+    """Return each variant with each seed of weights, dropout, order and exemplars; the split's seed stays the same."""
     return {
         f"{name}-seed-{seed}": merged(changes, _seed(seed))
         for name, changes in variants.items()

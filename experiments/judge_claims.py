@@ -1,4 +1,4 @@
-"""Judges the papers' claims by the results of the small copies of their experiments, and writes docs/claims.md.
+"""Judge the papers' claims by the results of the small copies of their experiments, and write docs/claims.md.
 
     python experiments/claims_results.py runs/claims    # after new runs: keep their scores
     python experiments/judge_claims.py                  # read the kept scores, and write the page
@@ -41,7 +41,7 @@ UNSEEN = ("partially_supervised", "fully_held_out")
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim of a paper that a method scores higher than another.
+    """Claim of a paper that one method scores higher than another.
 
     Args:
         claim: The claim in words.
@@ -61,7 +61,7 @@ class Claim:
 
 
 class Judged(NamedTuple):
-    """A claim with its evidence.
+    """Claim with its evidence.
 
     Args:
         claim: The claim.
@@ -87,7 +87,7 @@ class Judged(NamedTuple):
 
     @property
     def published_effect(self) -> float:
-        """The paper's difference, higher minus lower."""
+        """The paper's difference, higher minus lower, in percentage points."""
         lower, higher = map(float, self.claim.published.split(":")[-1].split(","))
         return higher - lower
 
@@ -97,7 +97,7 @@ class Judged(NamedTuple):
 
 
 def verdict(low: float, high: float) -> Verdict:
-    """The verdict of the interval of a difference.
+    """Return the verdict that follows from the interval of a difference.
 
     >>> verdict(0.5, 3.0), verdict(-3.0, -0.5), verdict(0.0, 3.0)
     ('holds', 'does not hold', 'not decided')
@@ -106,7 +106,7 @@ def verdict(low: float, high: float) -> Verdict:
 
 
 def paired_interval(differences_ST: NDArray[np.float64]) -> Difference:
-    """Mean of differences of S seeds and T tasks, with a 95% interval that covers other seeds and other tasks.
+    """Return the mean of the differences of S seeds and T tasks, with a 95% interval over other seeds and other tasks.
 
     The squared standard error is the sum of two, that of the means of tasks and that of the means of seeds, which
     counts the noise of single runs twice and so errs on the wide side. Student's t has Satterthwaite's degrees of
@@ -128,7 +128,7 @@ def paired_interval(differences_ST: NDArray[np.float64]) -> Difference:
 
 
 def shared_runs(claim: Claim, results: Results) -> tuple[tuple[int, ...], list[str]]:
-    """The seeds that both systems have, and the claim's tasks that they have with every one of these seeds."""
+    """Return the seeds that both systems have, and the claim's tasks that both have with each of these seeds."""
     above, below = (results.systems.get(name, {}) for name in (claim.higher, claim.lower))
     seeds = tuple(sorted(set(above) & set(below)))
     levels = {"unseen": UNSEEN, "all": tuple(LEVELS)}.get(claim.tasks, (claim.tasks,))
@@ -137,7 +137,7 @@ def shared_runs(claim: Claim, results: Results) -> tuple[tuple[int, ...], list[s
 
 
 def judge(claim: Claim, results: Results) -> Judged:
-    """The claim with its evidence, from the seeds and tasks that both systems have.
+    """Return a claim with its evidence, from the seeds and tasks that both systems have.
 
     Raises:
         ValueError: A system has no results, or they share no seed or task.
@@ -170,7 +170,7 @@ def judge(claim: Claim, results: Results) -> Judged:
 
 
 def read_results(path: Path) -> Results:
-    """The results that claims_results.py has kept."""
+    """Return the results that claims_results.py has written."""
     record = json.loads(path.read_text())
     systems = {
         name: {int(seed): scores for seed, scores in of_seeds.items()} for name, of_seeds in record["systems"].items()
@@ -179,7 +179,7 @@ def read_results(path: Path) -> Results:
 
 
 def judge_group(group: Mapping[str, Any], folder: Path) -> tuple[list[Judged], list[Claim]]:
-    """The judged claims of an experiment, and those whose systems share less than two results."""
+    """Return the judged claims of an experiment, and the claims whose systems share fewer than two results."""
     claims = [Claim(**fields) for fields in group["claims"]]
     path = folder / f"{group['experiment']}.json"
     results = read_results(path) if path.is_file() else Results()
@@ -189,7 +189,7 @@ def judge_group(group: Mapping[str, Any], folder: Path) -> tuple[list[Judged], l
 
 
 def row(number: int, judged: Judged) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     seeds = ", ".join(map(str, judged.seeds))
     gain = judged.difference
     ours = f"{judged.lower:.1f}, {judged.higher:.1f}: {gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
@@ -199,7 +199,7 @@ def row(number: int, judged: Judged) -> str:
 
 
 def remarks(number: int, judged: Judged) -> list[str]:
-    """The difference on each level where there are several, and the explanation of the verdict."""
+    """Return the differences on each level, if there are several, and the explanation of the verdict."""
     by_level = ", ".join(f"{LEVELS[level]} {value:+.1f}" for level, value in judged.by_level.items())
     parts = ([f"{by_level}."] if len(judged.by_level) > 1 else []) + [judged.claim.remark]
     text = " ".join(part for part in parts if part)
@@ -207,7 +207,7 @@ def remarks(number: int, judged: Judged) -> list[str]:
 
 
 def power_table(first: int, judged: Sequence[Judged], like: Mapping[str, int]) -> list[str]:
-    """The seeds and tasks of each claim that would show the paper's difference with a power of 80%.
+    """Return a table of the seeds and tasks that each claim needs to show the paper's difference with a power of 80%.
 
     Args:
         first: Number of the first claim.
@@ -239,7 +239,7 @@ def _count(number: int | None) -> str:
 
 
 def page(groups: Sequence[Mapping[str, Any]], folder: Path, text: str) -> str:
-    """The page: its text with the number of verdicts, and a table for each experiment."""
+    """Return the page: its text with the number of verdicts, and a table for each experiment."""
     lines: list[str] = []
     count: Counter[str] = Counter()
     for group in groups:
@@ -276,12 +276,12 @@ def draw(groups: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 
 def declared_groups() -> list[dict[str, Any]]:
-    """The experiments with their claims, in the order of the page."""
+    """Return the experiments with their claims, in the order of the page."""
     return yaml.safe_load((CLAIMS / "claims.yaml").read_text())
 
 
 def claims_page() -> str:
-    """docs/claims.md, from the declared claims and the results that are kept."""
+    """Return docs/claims.md, from the declared claims and the stored results."""
     return page(declared_groups(), CLAIMS / "results", TEXT.read_text())
 
 

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def is_short(benchmark: NaturalInstructions, name: str, tokenizer: PreTrainedTokenizerBase, *, answer: int) -> bool:
-    """Whether the median of a task's first 20 prompts has at most LONGEST tokens, that of their answers `answer`."""
+    """Return whether a task's first 20 prompts have a median of at most LONGEST tokens, and answers of `answer`."""
     documents = documents_of(benchmark, name, tokenizer, 20)
     if len(documents) < 20:
         return False
@@ -101,7 +101,7 @@ def is_short(benchmark: NaturalInstructions, name: str, tokenizer: PreTrainedTok
 def documents_of(
     benchmark: NaturalInstructions, name: str, tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> list[TokenizedExample]:
-    """The first usable examples of a task among `limit`, tokenized with their definition."""
+    """Return the usable ones of a task's first `limit` examples, tokenized with their definition."""
     task = benchmark.task(name)
     examples = [e for _, e in zip(range(limit), benchmark.examples(name), strict=False) if skip_reason(task, e) is None]
     return list(tokenize_joint(tokenizer, [PROMPT(task, e, rendering_rng(0, name, e.id)) for e in examples]))
@@ -145,7 +145,7 @@ def pretrain(folder: Path, benchmark: NaturalInstructions, *, steps: int, rows: 
 def train_and_test(
     folder: Path, benchmark: NaturalInstructions, arm: Arm, seed: int, steps: int, test_examples: int
 ) -> dict[str, Any]:
-    """The result of a run: ROUGE-L of the test tasks in percent, their mean loss per target token, and its size."""
+    """Train and test an arm; return ROUGE-L in percent, mean loss per target token, and the model's size."""
     started = time.perf_counter()
     L.seed_everything(seed, verbose=False)
     learns, tokenizer = arm != "definition", str(folder / "tokenizer")
@@ -197,7 +197,7 @@ def train_and_test(
 
 @torch.no_grad()
 def test_loss(model: PreTrainedModel, benchmark: NaturalInstructions, tokenizer_name: str, test_examples: int) -> float:
-    """Mean cross entropy of a target token of the test tasks, with their definitions."""
+    """Return the mean cross entropy per target token of the test tasks, with their definitions."""
     tokenizer = load_tokenizer(tokenizer_name)
     kind, total, targets = CausalRows(ROW, tokenizer.pad_token_id), 0.0, 0
     model.eval()
@@ -210,7 +210,7 @@ def test_loss(model: PreTrainedModel, benchmark: NaturalInstructions, tokenizer_
 
 
 def difference(results: dict[tuple[str, int], dict[str, Any]], measure: str) -> str:
-    """The means of both arms, and the mean of their paired differences with its interval."""
+    """Return the means of both arms, and the mean of their paired differences with its interval, as text."""
     seeds = sorted(seed for arm, seed in results if arm == ARMS[1] and (ARMS[0], seed) in results)
     plain, learned = ([results[arm, seed][measure] for seed in seeds] for arm in ARMS)
     if len(seeds) < 2:

@@ -30,13 +30,13 @@ ARMS = ("nothing", "L2", "early stopping", "perturbation", "warm start", "phi fi
 
 
 class Tasks(NamedTuple):
-    """True instructions [t, WIDTH] of tasks, and the matrix that turns them into functions."""
+    """True instructions of tasks [t, WIDTH], and the matrix that turns an instruction into the task's function."""
 
     instructions: Tensor
     mixing: Tensor
 
     def draw(self, count: int, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (input and the instruction in `read`) and answers of random tasks."""
+        """Draw rows (an input, and the task's instruction in `read`) and their answers."""
         tasks = torch.randint(0, len(self.instructions), (count,))
         x = torch.randn(count, INPUTS)
         answers = torch.tanh((x @ self.mixing * self.instructions[tasks]).sum(1))
@@ -44,7 +44,7 @@ class Tasks(NamedTuple):
 
 
 class Problem:
-    """The tasks of all four kinds, the network and the instructions of a seed."""
+    """Tasks (inner, outer, meta-validation, meta-test), network and instructions of a seed."""
 
     def __init__(self, seed: int, arm: str) -> None:
         torch.manual_seed(seed)
@@ -69,14 +69,14 @@ class Problem:
 
     @torch.no_grad()
     def evaluate(self, tasks: Tasks) -> float:
-        """The loss with true instructions, on the same rows at every call."""
+        """Return the loss with true instructions, on the same rows at every call."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self.loss(tasks, tasks.instructions, 4096).item()
 
 
 def final_loss(seed: int, arm: str, outer_steps: int) -> tuple[float, float]:
-    """Meta-test loss (before, after) training."""
+    """Return the meta-test losses (before, after) training."""
     problem = Problem(seed, arm)
     first = problem.evaluate(problem.test)
     theta = list(problem.model.parameters())
@@ -108,7 +108,7 @@ def final_loss(seed: int, arm: str, outer_steps: int) -> tuple[float, float]:
 
 
 def line(arm: str, results: list[tuple[float, float]]) -> str:
-    """Mean, interval and variance of the final losses, and the number of diverged runs."""
+    """Return mean, interval and variance of the final losses, and the number of diverged runs, as text."""
     diverged = sum(not last < first for first, last in results)
     finite = [last for _, last in results if math.isfinite(last)]
     mean, low, high = t_interval(finite)

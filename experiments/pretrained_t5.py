@@ -1,4 +1,4 @@
-"""What the pre-training of a small T5 has learned: its loss curve, and its loss on the text of unseen tasks.
+"""Loss curve of the pre-training of a small T5, and its loss on the text of unseen tasks.
 
     crosstask fit --config t5_small_pretraining       # interruptible; then, with the folder of the run,
     python experiments/pretrained_t5.py runs/t5_small/pretraining/version_0 runs/t5_small/measured
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def datamodule(*words: str) -> InstructionTuningDataModule:
-    """The prepared data of a run."""
+    """Return the prepared data of a run."""
     data = build_data(SettingsReader("pretrained_t5", words).settings)
     assert isinstance(data, InstructionTuningDataModule)
     data.prepare_data()
@@ -64,14 +64,14 @@ def datamodule(*words: str) -> InstructionTuningDataModule:
 
 
 def first_documents(data: InstructionTuningDataModule, count: int) -> Iterator[list[TokenizedExample]]:
-    """The first documents of each task behind the first one, which is its definition."""
+    """Yield the first documents of each task, without its very first one, which is the definition."""
     names = data.training_tasks.with_documents()
     for stored in data.training_tasks.open(names):
         yield [stored.document(index) for index in range(1, min(1 + count, len(stored)))]
 
 
 def target_counts(data: InstructionTuningDataModule) -> NDArray[np.int64]:
-    """int64 [V], how often each token is a target of the training documents."""
+    """Return int64 [V]: how often each token is a target of the training documents."""
     counts = np.zeros(len(data.preparation.tokenizer), dtype=np.int64)
     for stored in data.training_tasks.open(data.training_tasks.with_documents()):
         for index in range(len(stored)):
@@ -81,7 +81,7 @@ def target_counts(data: InstructionTuningDataModule) -> NDArray[np.int64]:
 
 
 def unigram_losses(counts_V: NDArray[np.int64]) -> NDArray[np.float64]:
-    """float64 [V], loss of each token in nats, by its frequency; every token is counted once more.
+    """Return float64 [V]: loss of each token in nats by its frequency, where every token is counted once more.
 
     >>> np.exp(-unigram_losses(np.array([1, 0, 5])))
     array([0.22222222, 0.11111111, 0.66666667])
@@ -90,14 +90,14 @@ def unigram_losses(counts_V: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_loss(losses_V: NDArray[np.float64], documents: Sequence[TokenizedExample]) -> float:
-    """Mean loss of the target tokens of documents."""
+    """Return the mean loss per target token of documents."""
     return float(np.concatenate([losses_V[one.input_ids[one.n_source :]] for one in documents]).mean())
 
 
 def model_losses(
     data: InstructionTuningDataModule, tasks: Sequence[Sequence[TokenizedExample]], folder: Path, *, trained: bool
 ) -> list[float]:
-    """Mean loss of the target tokens of each task's documents, a row a document."""
+    """Return the mean loss per target token of each task's documents, with one document per row."""
     tokenizer = data.preparation.tokenizer
     config = model_config(str(folder), vocabulary=len(tokenizer), dropout=None)
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def model_losses(
 
 
 def table(losses: dict[str, list[float]]) -> str:
-    """Rows of a Markdown table: the mean over tasks, with its interval."""
+    """Return a Markdown table of the means over tasks, with their intervals."""
     lines = [f"| loss of {len(losses['trained'])} unseen tasks | mean [95% interval] |", "|---|---|"]
     for name, values in losses.items():
         mean, low, high = t_interval(values)
@@ -128,7 +128,7 @@ def table(losses: dict[str, list[float]]) -> str:
 
 
 def training_losses(path: Path) -> tuple[list[int], list[float]]:
-    """Steps and losses of a run's log."""
+    """Return the steps and losses of a run's log."""
     with open(path, encoding="utf-8") as file:
         rows = [(int(row["step"]) + 1, float(row["train/loss"])) for row in csv.DictReader(file) if row["train/loss"]]
     return [step for step, _ in rows], [loss for _, loss in rows]
@@ -136,7 +136,7 @@ def training_losses(path: Path) -> tuple[list[int], list[float]]:
 
 @styled
 def loss_curve(steps: Sequence[int], losses: Sequence[float], unigram: float) -> Figure:
-    """The loss over the steps of a run, beside the unigram model's."""
+    """Return a figure of the loss over the steps of a run, beside the unigram model's loss."""
     figure, axes = new_figure(3.2, margins=(0.6, 0.2, 0.5, 0.15))
     axes.plot(steps, losses, color=COLORS[0])
     axes.axhline(unigram, color=PALE, linestyle="--")

@@ -20,14 +20,14 @@ Eligible = Callable[[NaturalInstructions, str, PreTrainedTokenizerBase], bool]
 
 
 def bundled_tasks() -> NaturalInstructions:
-    """Super-NaturalInstructions in the folder that CROSSTASK_DATA names."""
+    """Return Super-NaturalInstructions in the folder that CROSSTASK_DATA names."""
     return NaturalInstructions(SOURCE, splits="splits/bundle")
 
 
 def draw_tasks(
     folder: Path, counts: Mapping[Split, int], is_eligible: Eligible, *, vocabulary: int
 ) -> NaturalInstructions:
-    """The eligible tasks of a seeded draw, with a tokenizer in ``folder/tokenizer``; existing files are reused.
+    """Draw eligible tasks by a seed, and train a tokenizer in ``folder/tokenizer``; existing files are reused.
 
     Args:
         folder: Folder of the tokenizer and the lists of tasks.
@@ -59,7 +59,7 @@ def write_names(folder: Path, split: Split, names: Iterable[str]) -> None:
 
 
 def cpu_trainer(steps: int, *callbacks: L.Callback) -> L.Trainer:
-    """A trainer on one CPU process that validates and saves nothing."""
+    """Return a trainer on one CPU process that validates and saves nothing."""
     return L.Trainer(
         accelerator="cpu",
         devices=1,
@@ -75,7 +75,7 @@ def cpu_trainer(steps: int, *callbacks: L.Callback) -> L.Trainer:
 
 
 def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The results in a folder, by (arm, seed)."""
+    """Return the results in a folder, by (arm, seed)."""
     path = folder / "results.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return {(result["arm"], result["seed"]): result for result in map(json.loads, lines)}
@@ -88,7 +88,7 @@ def append_result(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def t_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean of the values, and the ends of its 95% interval by Student's t.
+    """Return (mean, lower end, upper end) of the 95% interval of the mean by Student's t.
 
     Raises:
         ValueError: There are fewer than two values.

@@ -38,7 +38,7 @@ LEVELS = ("fully supervised", "partially supervised", "fully held out")
 
 
 def is_eligible(task: dict[str, Any], most_words: int) -> bool:
-    """A task with short texts, of natural language: lists of letters are long in tokens."""
+    """Return whether a task has short texts in natural language; lists of letters, e.g., have many tokens."""
     instances = task["Instances"]
     definition = words(texts(task["Definition"])[0])
     answers = [texts(instance["output"])[0] for instance in instances if instance["output"]]
@@ -59,7 +59,7 @@ def texts(value: str | list[str]) -> list[str]:
 
 
 def drawn_tasks(folder: Path, settings: argparse.Namespace) -> dict[str, list[str]]:
-    """Names of the training tasks (``trained``) and of the tested tasks of each level."""
+    """Return the names of the training tasks (``trained``) and of the tested tasks of each level."""
     categories: dict[str, dict[str, str]] = {}
     for split in ("train", "test"):
         names = (folder / "splits" / "bundle" / f"{split}_tasks.txt").read_text().split()
@@ -77,7 +77,7 @@ def drawn_tasks(folder: Path, settings: argparse.Namespace) -> dict[str, list[st
 
 
 def spread(categories: dict[str, str], count: int) -> list[str]:
-    """`count` tasks, in turns over their categories, so that no category has most of them."""
+    """Return `count` tasks, taken in turns from their categories, so that no category has most of them."""
     turns: Counter[str] = Counter()
     ranked = []
     for place, (name, category) in enumerate(categories.items()):
@@ -87,7 +87,7 @@ def spread(categories: dict[str, str], count: int) -> list[str]:
 
 
 def recipe(settings: argparse.Namespace, splits: Path, run: str) -> dict[str, Any]:
-    """The settings of `crosstask fit` and `crosstask test`."""
+    """Return the settings of `crosstask fit` and `crosstask test`."""
     checkpoint = {"every_n_train_steps": 10, "save_last": True, "save_top_k": 0, "enable_version_counter": False}
     callbacks: list[dict[str, Any]] = [
         {"class_path": name}
@@ -137,7 +137,7 @@ def recipe(settings: argparse.Namespace, splits: Path, run: str) -> dict[str, An
 
 
 class Answered(NamedTuple):
-    """An evaluated instance: its group, and ROUGE-L in [0, 1] by each way to answer it."""
+    """Evaluated instance: its level and number of shots, and ROUGE-L in [0, 1] of each system's answer."""
 
     level: str
     shots: int
@@ -146,7 +146,7 @@ class Answered(NamedTuple):
 
 
 def answered(predictions: Mapping[str, Path], inputs: Mapping[tuple[str, str], str]) -> list[Answered]:
-    """The instances of the untuned model's evaluation, each with the scores of all evaluations.
+    """Return the instances of the untuned model's evaluation, each with the scores of all evaluations.
 
     Args:
         predictions: File of each run's predictions; the chat form has none with demonstrations.
@@ -173,7 +173,7 @@ def _key(record: Mapping[str, Any]) -> tuple[str, str, int]:
 
 
 def interval(rows: Sequence[Answered], score: Callable[[Answered], float], resamples: int = 2000) -> str:
-    """Mean over tasks in percent with a 95% interval, which resamples tasks, and instances within each of them.
+    """Return the mean over tasks in percent with a 95% interval, by resampling tasks and their instances.
 
     Empty where there is no score.
     """
@@ -195,7 +195,7 @@ def interval(rows: Sequence[Answered], score: Callable[[Answered], float], resam
 
 
 def table(rows: Sequence[Answered]) -> str:
-    """ROUGE-L before and after as Markdown, a row for each level, and all of them, and number of shots."""
+    """Return a Markdown table of ROUGE-L before and after, with a row for each level (and all) and number of shots."""
     systems = list(rows[0].scores)
     best = [system for system in systems if system != "tuned"]
     heads = ["level", "shots", "tasks", "instances", *systems, *(f"tuned - {system}" for system in best)]
@@ -210,7 +210,7 @@ def table(rows: Sequence[Answered]) -> str:
 
 
 def evaluate(settings: argparse.Namespace, run: str) -> Path:
-    """The predictions of a run on the test instances; those of a finished evaluation are kept."""
+    """Evaluate a run on the test instances, unless it is finished, and return its predictions' file."""
     folder = settings.folder / run
     if not list(folder.glob("version_*/predictions/test.jsonl")):
         recipe = ["--config", str(settings.folder / f"{run}.yaml")]

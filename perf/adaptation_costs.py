@@ -33,7 +33,7 @@ WAYS = ("through a scorer", "fine-tuning", "prefix tuning", "in context", "answe
 
 
 def memory() -> float:
-    """The process's greatest memory so far, MiB."""
+    """Return the process's peak memory so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -56,7 +56,7 @@ def token_rows(settings: argparse.Namespace) -> torch.Tensor:
 
 
 def stepped(parameters: list[torch.nn.Parameter], loss: Any, steps: int) -> float:
-    """Seconds of an optimizer step; the first one, which allocates, is not counted."""
+    """Return the seconds of an optimizer step; the first step, which allocates memory, is not counted."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     seconds = []
     for _ in range(steps + 1):
@@ -130,7 +130,7 @@ def train_scorer(settings: argparse.Namespace) -> dict[str, float]:
 
 
 class _Tokens:
-    """The methods of a tokenizer that ``generate`` calls, for ids without words."""
+    """Stub of a tokenizer for ``generate``, whose tokens have no text."""
 
     eos_token_id, pad_token_id = 2, 1
 

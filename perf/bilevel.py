@@ -1,4 +1,4 @@
-"""Time and memory of the outer level: a cycle of K theta steps and a step of phi, divided by K theta steps.
+"""Time and memory of the outer level, against Betty: a cycle of K theta steps and a step of phi, over K theta steps.
 
     python perf/bilevel.py [--inner_steps 20] [--rounds 5] [--memory] [--error]
 
@@ -80,7 +80,7 @@ BETTY = ("betty neumann", "betty darts")
 
 
 class Bench:
-    """A model, an instruction, their optimizers and rows; one object for each attention."""
+    """A model with an attention implementation, an instruction, their optimizers, and rows."""
 
     def __init__(self, attention: str, device: str = "cpu") -> None:
         torch.manual_seed(0)
@@ -106,7 +106,7 @@ class Bench:
         return target_loss(self.model, batch, packed=False).sum / batch.step_targets
 
     def theta_step(self, *, keep: bool = False) -> None:
-        """A clipped step of Adam for theta, with the instruction."""
+        """Take a clipped step of Adam for theta, with the instruction before the text."""
         batch = self.inner[self.steps % len(self.inner)]
         gradients = torch.autograd.grad(self.inner_loss(batch), self.theta)
         for parameter, gradient in zip(self.theta, gradients, strict=True):
@@ -157,7 +157,7 @@ class Bench:
 
 
 def rows(rng: np.random.Generator, count: int) -> Seq2SeqBatch:
-    """Random tokens; sources of about 200 tokens and targets of up to 16, padded to the longest of the batch."""
+    """Return rows of random tokens: sources of about 200 tokens, targets of up to 16."""
     sources = np.clip(rng.lognormal(np.log(200), 0.5, count), 32, 512).astype(int)
     targets = rng.integers(1, 17, count)
     documents = [TokenizedExample(rng.integers(2, 4096, n + m), int(n)) for n, m in zip(sources, targets, strict=True)]
@@ -171,7 +171,7 @@ def inputs(rng: np.random.Generator, count: int) -> InstructionInputs:
 
 
 def betty_engine(bench: Bench, kind: str, inner_steps: int) -> Any:
-    """The same problem for Betty, whose ``train_step`` is a theta step, with a step of phi at every K-th."""
+    """Return Betty's engine for the same problem; its ``train_step`` is a theta step, every K-th with a step of phi."""
     from betty.configs import Config, EngineConfig
     from betty.engine import Engine
     from betty.problems import ImplicitProblem
@@ -206,7 +206,7 @@ def betty_engine(bench: Bench, kind: str, inner_steps: int) -> Any:
 
 
 def seconds(work: Callable[[], None], device: str) -> float:
-    """Processor time, which excludes other programs on the machine; on a GPU, time until it has finished."""
+    """Return the seconds of a call: processor time on a CPU, time until it has finished on a GPU."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     started = clock()
     work()
@@ -230,7 +230,7 @@ def has_betty() -> bool:
 
 
 def measure_times(inner_steps: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """For each variant, seconds of the step of phi, of the cycle, and of K theta steps with the same attention."""
+    """Return, for each variant, the seconds of the step of phi, of the cycle, and of K theta steps."""
     ours, twice = Bench("sdpa", device), Bench("eager", device)
     betties = {name: Bench("eager") for name in BETTY} if device == "cpu" and has_betty() else {}
     engines = {name: betty_engine(bench, name.split()[1], FEW) for name, bench in betties.items()}
@@ -270,7 +270,7 @@ def measure_times(inner_steps: int, rounds: int, device: str) -> dict[str, dict[
 
 
 def peak(variant: str) -> float:
-    """Peak memory in MiB above that before the model, over four cycles of four theta steps."""
+    """Return the peak memory in MiB above that before the model was built, over four cycles of four theta steps."""
     torch.zeros(1)
     bench = Bench("eager" if variant in EXACT + BETTY else "sdpa")
     for batch in [*bench.inner, *bench.fresh]:  # touches all rows first, since allocators keep freed memory

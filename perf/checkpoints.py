@@ -31,7 +31,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 class Timed(ShardedStrategy):
-    """Prints the seconds of its checkpoints."""
+    """Strategy that prints the seconds of saving and loading checkpoints."""
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         start = time.perf_counter()
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def copy_seconds(source: Path, target: Path) -> float:
-    """Seconds to copy the same bytes: the limit of the disk."""
+    """Return the seconds to copy the same bytes, which is the limit of the disk."""
     start = time.perf_counter()
     shutil.copytree(source, target)
     return time.perf_counter() - start

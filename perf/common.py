@@ -1,4 +1,4 @@
-"""Code that the benchmarks share: their data, OPT's shape, and the last line that they print."""
+"""Code that several measurements share: their data, OPT's shape, and the line of results that they print."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 
 def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
-    """Super-NaturalInstructions in CROSSTASK_DATA if it is set, the embedded benchmark otherwise."""
+    """Return Super-NaturalInstructions in CROSSTASK_DATA if it is set, and the embedded benchmark otherwise."""
     if "CROSSTASK_DATA" in os.environ:
         return NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
     write_toybench(scratch / "toybench")
@@ -24,7 +24,7 @@ def print_result(benchmark: str, *, ours: float, peer: float, unit: str, setting
 
 
 def opt_fields(layers: int, width: int, *, positions: int) -> dict[str, Any]:
-    """Fields of an OPT configuration with heads of 64 and feed-forward layers of four times the width."""
+    """Return the fields of an OPT configuration with heads of 64 and feed-forward layers of four times the width."""
     return {
         "model_type": "opt",
         "hidden_size": width,

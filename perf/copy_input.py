@@ -1,4 +1,4 @@
-"""Scores of copying the input on the test tasks: a baseline for trained models.
+"""Scores of a baseline for trained models: the input itself as the answer, on the test tasks.
 
 CROSSTASK_DATA=folder python perf/copy_input.py
 """

@@ -1,4 +1,4 @@
-"""Speed and memory of finding shared 13-grams.
+"""Speed and memory of the search for shared 13-grams, against Python sets of word tuples.
 
     python perf/decontamination.py             150,000 evaluation examples, 1,000,000 training examples
     python perf/decontamination.py --train 50000 --evaluation 10000
@@ -28,7 +28,7 @@ PLANTED = 1_000
 
 
 def passages(seed: int, count: int) -> Iterator[str]:
-    """Texts of 60 to 140 words, of a vocabulary of 50,000."""
+    """Yield texts of 60 to 140 words, from a vocabulary of 50,000 words."""
     rng = np.random.default_rng(seed)
     words = np.array([f"word{number}" for number in range(50_000)])
     shares = 1 / np.arange(1, len(words) + 1)
@@ -44,7 +44,7 @@ def evaluation_task(number: int, count: int) -> list[Document]:
 
 
 def training_task(number: int, planted: Sequence[str], size: int) -> list[Document]:
-    """A task of the training side; passages are planted in its first examples."""
+    """Return a training task; the passages in `planted` are inserted into its first examples."""
     texts = passages(1 + number, size)
     return [Document(str(i), (f"{text} {planted[i] if i < len(planted) else ''}",)) for i, text in enumerate(texts)]
 
@@ -55,7 +55,7 @@ def word_tuples(text: str) -> set[tuple[str, ...]]:
 
 
 def plain_rate(evaluation: Sequence[Document], training: Sequence[Document]) -> float:
-    """Training examples a second of the set of tuples, its building left out."""
+    """Return the training examples per second that a set of tuples is searched for, without building the set."""
     known = set().union(*(word_tuples(document.texts[0]) for document in evaluation))
     began = time.thread_time()
     for document in training:
@@ -64,7 +64,7 @@ def plain_rate(evaluation: Sequence[Document], training: Sequence[Document]) -> 
 
 
 def plant(rng: random.Random, evaluation: Sequence[Document]) -> list[str]:
-    """A passage of N words of each example."""
+    """Return a passage of N successive words of each example."""
     passages = []
     for document in evaluation:
         words = document.texts[0].split()
@@ -74,7 +74,7 @@ def plant(rng: random.Random, evaluation: Sequence[Document]) -> list[str]:
 
 
 def peak() -> float:
-    """Most memory this process has held, in MiB."""
+    """Return the peak memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,4 +1,4 @@
-"""Milliseconds that the checks for NaN add to an optimizer step and to a checkpoint, on OPT-125M's shape.
+"""Time that the checks for values that are not finite add to a step and to a checkpoint, on OPT-125M's shape.
 
     python perf/finite_checks.py [--layers 12] [--rounds 7]
 

@@ -55,7 +55,7 @@ def in_file_order(
     batch: int,
     new: int,
 ) -> list[list[str]]:
-    """The peer's texts of each prompt, all decodings one after the other."""
+    """Return the texts of each prompt by transformers' ``generate`` on padded batches, decoding after decoding."""
     texts: list[list[str]] = [[] for _ in sources]
     for start in range(0, len(sources), batch):
         ids, mask = pad_prompts(sources[start : start + batch], tokenizer.pad_token_id, left=True)
@@ -79,7 +79,7 @@ def in_file_order(
 
 
 def continuously(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sources: Sources, *, new: int) -> Any:
-    """The greedy texts of transformers' continuous batching."""
+    """Return the greedy texts of transformers' continuous batching."""
     config = GenerationConfig(
         max_new_tokens=new, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
     )
@@ -105,7 +105,7 @@ def ours(
     budget: int,
     new: int,
 ) -> list[list[str]]:
-    """Our texts of each prompt."""
+    """Return the texts of each prompt by crosstask's generation."""
     options: dict[str, Any] = {"max_new_tokens": new, "budget": budget, "seeds": range(len(sources))}
     answers = sorted(generate(model, tokenizer, sources, decodings, **options))
     return [[text for texts in of_prompt for text in texts] for _, of_prompt in answers]
@@ -114,7 +114,7 @@ def ours(
 def ending_model(
     vocabulary: int, end: int, attention: str, settings: argparse.Namespace
 ) -> tuple[PreTrainedModel, list[int]]:
-    """A model whose answers have so many tokens on average, and the tokens of each of its forwards from now on."""
+    """Return a model with answers of a given mean length, and a list to which each forward adds its tokens."""
     torch.manual_seed(0)
     heads = settings.width // 64
     shape = {
@@ -145,7 +145,7 @@ def ending_model(
 
 
 class Measured(NamedTuple):
-    """Median seconds of a way to generate; the answers, forwards and tokens read of its last round."""
+    """Measurement of a way to generate: median seconds, and the answers, forwards and read tokens of the last round."""
 
     seconds: float
     answers: list[list[str]]
@@ -156,7 +156,7 @@ class Measured(NamedTuple):
 def measured(
     run: dict[str, Callable[[], list[list[str]]]], read: dict[str, list[int]], rounds: int, device: str
 ) -> dict[str, Measured]:
-    """Median seconds, answers, forwards and tokens of each way to generate; `read` collects tokens of forwards."""
+    """Measure each way to generate in alternating rounds; `read` is the list of tokens per forward of each."""
     clock = time.process_time if device == "cpu" else time.perf_counter  # answers are read on the host
     seconds: dict[str, list[float]] = {name: [] for name in run}
     last: dict[str, tuple[list[list[str]], int, int]] = {}

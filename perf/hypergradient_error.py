@@ -28,7 +28,7 @@ SERIES, ITERATIONS, STEPS, ALPHAS = (0, 1, 3, 15, 63), (1, 3, 15, 51), (1, 4, 16
 
 
 class Problem(NamedTuple):
-    """Both losses at the inner minimum, the exact hypergradient, and the largest eigenvalue of the Hessian."""
+    """Both losses at the inner minimum, with the exact hypergradient and the largest eigenvalue of the Hessian."""
 
     inner: Loss
     outer: Loss
@@ -71,7 +71,7 @@ def build_problem() -> Problem:
 
 
 def minimize(loss: Loss, theta: list[Parameter]) -> None:
-    """Move theta to where the loss has no gradient."""
+    """Minimize the loss over theta by L-BFGS, until its gradient vanishes."""
     settings = {"max_iter": 5000, "tolerance_grad": 1e-11, "tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}
     optimizer = torch.optim.LBFGS(theta, history_size=50, **settings)
 
@@ -88,7 +88,7 @@ def minimize(loss: Loss, theta: list[Parameter]) -> None:
 
 
 def counted(loss: Loss, passes: list[int]) -> Loss:
-    """The loss, which counts its calls."""
+    """Return the loss as a function that counts its calls in `passes`."""
 
     def call() -> Tensor:
         passes[0] += 1
@@ -98,7 +98,7 @@ def counted(loss: Loss, passes: list[int]) -> Loss:
 
 
 def hypergradients(problem: Problem) -> dict[str, Callable[[Loss, Loss], Hypergradient]]:
-    """Each method as a function of the two losses."""
+    """Return each method as a function from the inner and the outer loss to the hypergradient."""
     gamma, levels = 0.9 / problem.largest, (problem.theta, problem.phi)
     named: dict[str, Callable[[Loss, Loss], Hypergradient]] = {}
     for products in SERIES:
@@ -117,7 +117,7 @@ def hypergradients(problem: Problem) -> dict[str, Callable[[Loss, Loss], Hypergr
 
 
 def rows(problem: Problem) -> list[tuple[str, int, float, float]]:
-    """For each method its name, its passes, its relative error and its cosine with the exact hypergradient."""
+    """Return (name, passes, relative error, cosine with the exact hypergradient) of each method."""
     table = []
     for name, method in hypergradients(problem).items():
         passes = [0]

@@ -1,4 +1,4 @@
-"""Peak memory and processor time of the loss in chunks of the vocabulary against whole logits.
+"""Peak memory and processor time of a loss that is computed in chunks of the vocabulary, against whole logits.
 
     python perf/logits_memory.py [--vocabularies 32768 131072 262144] [--tokens 512] [--rounds 3]
 
@@ -42,7 +42,7 @@ VARIANTS = ("chunked", "whole", "every token")
 
 
 class Cost(NamedTuple):
-    """Of one step: peak MiB above the process, and processor seconds."""
+    """Cost of a step: peak memory in MiB above that before it, and processor seconds."""
 
     mib: float
     seconds: float
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def cell(tokens: int, vocabulary: int, kind: str, rounds: int) -> dict[str, Cost]:
-    """The costs of every variant, measured in turns."""
+    """Measure the costs of every variant, in turns."""
     measured: dict[str, list[Cost]] = {variant: [] for variant in VARIANTS}
     for _ in range(rounds):
         for variant in VARIANTS:
@@ -92,7 +92,7 @@ def cell(tokens: int, vocabulary: int, kind: str, rounds: int) -> dict[str, Cost
 
 
 def step_cost(tokens: int, vocabulary: int, share: float, variant: str) -> Cost:
-    """One forward and backward."""
+    """Measure one forward and backward pass."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = model_config({**MODEL, "max_position_embeddings": tokens}, vocabulary=vocabulary, dropout=None)

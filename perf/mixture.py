@@ -1,4 +1,4 @@
-"""A mixture at real scale: errors of proportions, time to reach position a billion, and memory of training.
+"""A mixture of real size: errors of its proportions, time to reach position 10⁹, and memory of training.
 
     python perf/mixture.py                      2,000 tasks of 18 million examples; a store of a million examples
 
@@ -41,7 +41,7 @@ RULES = MixtureRules(4096, PAPER, {"reasoning": ExtraStream(0.01), "pretraining"
 
 
 def bench(examples: int, generator: np.random.Generator) -> list[TaskSize]:
-    """Tasks of OPT-IML Bench in their numbers, of lognormal sizes up to 100,000 that sum to about `examples`."""
+    """Return tasks in the numbers of OPT-IML Bench, of lognormal sizes up to 100,000 that sum to about `examples`."""
     names = [(benchmark, i) for benchmark, n in {**TASKS, "reasoning": 12, "pretraining": 1}.items() for i in range(n)]
     sizes = np.minimum(generator.lognormal(0, 1.5, len(names)), 11)
     sizes = np.maximum(sizes * examples / sizes.sum(), 1).astype(int)
@@ -54,7 +54,7 @@ def mixed(tasks: list[TaskSize]) -> Mixture:
 
 
 def proportions(mixture: Mixture, draws: int) -> float:
-    """The largest difference between a task's draws and its rate's, in examples, after each of some windows."""
+    """Return the largest difference between a task's draws and rate * draws, after each of some windows."""
     drawn, worst, window = np.zeros(len(mixture.names)), 0.0, 0
     while drawn.sum() < draws:
         drawn += np.bincount(mixture.draws(window)[0], minlength=len(drawn))
@@ -64,7 +64,7 @@ def proportions(mixture: Mixture, draws: int) -> float:
 
 
 def write_store(folder: Path, tasks: list[TaskSize], generator: np.random.Generator) -> list[Path]:
-    """Documents of lognormal lengths, mean 220, for every task."""
+    """Write documents of lognormal lengths with mean 220 for every task, and return the folders."""
     folders = []
     for task in tasks:
         lengths = np.clip(generator.lognormal(np.log(220) - 0.5, 1.0, task.examples), 2, 2048).astype(int)
@@ -76,7 +76,7 @@ def write_store(folder: Path, tasks: list[TaskSize], generator: np.random.Genera
 
 
 def memory() -> tuple[float, float]:
-    """(owned, mapped from files) of this process, MiB."""
+    """Return (anonymous memory, memory mapped from files) of this process, in MiB."""
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return tuple(int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]
 

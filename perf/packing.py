@@ -27,7 +27,7 @@ ROW = 2048
 
 
 class Packed(NamedTuple):
-    """Documents packed, seconds of processor time, share of columns filled, and documents cut in two."""
+    """Result of packing: documents, processor seconds, share of columns filled, and split documents."""
 
     documents: int
     seconds: float
@@ -43,7 +43,7 @@ def planned(packing: Packing, lengths: NDArray[np.integer]) -> Packed:
 
 
 def published(strategy: str, lengths: NDArray[np.integer]) -> Packed:
-    """TRL's, on a dataset of token ids that is made before the clock starts."""
+    """Measure TRL's ``pack_dataset``; building its dataset of token ids is not measured."""
     from datasets import Dataset, disable_progress_bars
     from trl.data_utils import pack_dataset
 
@@ -59,7 +59,7 @@ def published(strategy: str, lengths: NDArray[np.integer]) -> Packed:
 
 
 def _cuts(lengths: NDArray[np.integer]) -> int:
-    """Documents that end in another row than they begin in, when all are joined."""
+    """Return the number of documents that are split over rows, if all documents are concatenated."""
     ends = np.cumsum(lengths)
     return int(np.count_nonzero((ends - lengths) // ROW != (ends - 1) // ROW))
 

@@ -1,4 +1,4 @@
-"""The memory of a step that `crosstask plan` computes, against the peak resident memory of real steps on a CPU.
+"""Memory of a step as `crosstask plan` computes it, against the peak resident memory of real steps on a CPU.
 
     python perf/plans.py [--layers 6] [--width 768]
 
@@ -68,7 +68,7 @@ def planned(arguments: argparse.Namespace, precision: str, recomputed: bool) -> 
 
 
 def measured(arguments: argparse.Namespace, precision: str, recomputed: bool) -> float:
-    """MiB that two steps add to the process's peak."""
+    """Return the MiB that two steps add to the process's peak memory."""
     torch.manual_seed(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = build(arguments).train()

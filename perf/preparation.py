@@ -1,4 +1,4 @@
-"""Examples a second rendered and tokenized into the store, by one process and by two, against rendering alone.
+"""Examples per second that are rendered and tokenized into the store, by one and two processes, against a plain loop.
 
     CROSSTASK_DATA=folder python perf/preparation.py     Super-NaturalInstructions
     python perf/preparation.py                           the embedded benchmark
@@ -30,7 +30,7 @@ from crosstask.datamodules.storage.preparation import Preparation
 
 
 class Some(NaturalInstructions):
-    """The first tasks of a benchmark."""
+    """Benchmark of the first tasks of another one."""
 
     tasks_read = 100
 
@@ -46,7 +46,7 @@ def preparation(benchmark: NaturalInstructions, tokenizer: str, store: Path) -> 
 
 
 def plain_loop(prepared: Preparation, names: list[str]) -> int:
-    """The number of examples that the tokenizer encodes in single calls."""
+    """Tokenize examples one by one, and return their number."""
     count = 0
     for name in names:
         task = prepared.benchmark.task(name)
@@ -59,7 +59,7 @@ def plain_loop(prepared: Preparation, names: list[str]) -> int:
 
 
 class Spent(NamedTuple):
-    """Seconds on the wall and of processors."""
+    """Wall seconds and processor seconds."""
 
     wall: float
     processor: float

@@ -42,13 +42,13 @@ from crosstask.lightning_modules.evaluation.likelihood import score_options
 CANDIDATE_TOKENS, PEER_BATCH, VOCABULARY = 6, 16, 16_000
 KINDS = ("encoder-decoder", "decoder-only")
 MAIN = ("decoder-only", 220, 4)
-"""The setting of the last line."""
+"""Setting whose result is the last line that is printed."""
 
 Questions = list[tuple[str, list[str]]]
 
 
 class Setting(NamedTuple):
-    """The prompts and options, and the two programs that rank them."""
+    """Prompts with options, and the two programs that rank them."""
 
     questions: Questions
     ours: Callable[[Questions], list[float]]
@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
 
 def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Words w0, w1, ... of one token each, and an eos token that ends an encoder's text."""
+    """Return a tokenizer of words w0, w1, ... of one token each, with an eos token that ends an encoder's text."""
     vocabulary = {"<pad>": 0, "</s>": 1, **{f"w{number}": number + 2 for number in range(VOCABULARY - 2)}}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -66,7 +66,7 @@ def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def ending_in_eos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """As T5's tokenizer does, for a program that leaves special tokens to it."""
+    """Return a tokenizer that appends eos by itself, as T5's does."""
     words = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>")
@@ -138,7 +138,7 @@ def asked_of(kind: str, prompt: int, options: int, given: argparse.Namespace) ->
 
 
 def measured(of: Setting, rounds: int, dtype: str) -> tuple[float, float]:
-    """Examples a second, ours and the peer's: medians over interleaved rounds."""
+    """Return examples per second, ours and the peer's: medians over interleaved rounds."""
     speeds: dict[str, list[float]] = {"ours": [], "peer": []}
     for rank in (of.ours, of.peer):  # warm up
         rank(of.questions[:2])
@@ -155,7 +155,7 @@ def measured(of: Setting, rounds: int, dtype: str) -> tuple[float, float]:
 
 
 def tokens_ratio(kind: str, prompt: int, options: int) -> float:
-    """Tokens that the peer reads for each of ours; of an encoder-decoder model, in both stacks together."""
+    """Return the tokens that the peer reads for each token of ours, in encoder and decoder together."""
     own = CANDIDATE_TOKENS - 1 if kind == "decoder-only" else CANDIDATE_TOKENS + 1
     end = 0 if kind == "decoder-only" else 1
     return options * (prompt + own) / (prompt + end + options * (own - end))

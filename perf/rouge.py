@@ -30,14 +30,14 @@ WORDS = {"1 to 3 words": range(1, 4), "4 to 20 words": range(4, 21), "over 20 wo
 
 
 class Pair(NamedTuple):
-    """An answer and its references."""
+    """Answer and its references."""
 
     prediction: str
     references: Sequence[str]
 
 
 class Comparison(NamedTuple):
-    """Microseconds an answer, and the largest difference between two scores of an answer."""
+    """Microseconds per answer of both programs, and the largest difference between their scores."""
 
     answers: int
     ours: float
@@ -54,7 +54,7 @@ def peer(pair: Pair) -> float:
 
 
 def compare(pairs: Sequence[Pair], rounds: int, most: int) -> Comparison:
-    """Medians over rounds of at most so many pairs each; a round before them warms both up."""
+    """Compare both programs: medians over rounds of at most `most` pairs, after a round that warms up."""
     size = min(most, len(pairs) // (rounds + 1))
     spent: dict[str, list[float]] = {"ours": [], "peer": []}
     difference = 0.0
@@ -71,7 +71,7 @@ def compare(pairs: Sequence[Pair], rounds: int, most: int) -> Comparison:
 
 
 def timed(score: Callable[[Pair], float], pairs: Sequence[Pair]) -> tuple[list[float], float]:
-    """Scores, and microseconds of processor time for each: other programs' share of the machine does not count."""
+    """Return the scores, and the microseconds of processor time per pair."""
     began = time.thread_time()
     scores = [score(pair) for pair in pairs]
     return scores, (time.thread_time() - began) / len(pairs) * 1e6
@@ -82,7 +82,7 @@ def abs_difference(one: float, other: float) -> float:
 
 
 def real_pairs(folder: Path, rng: random.Random, instances: int = 100) -> list[Pair]:
-    """The first instances of each task, each answered with its neighbour's first reference."""
+    """Return the first instances of each task, each answered with its neighbour's first reference."""
     pairs = []
     for path in sorted(folder.glob("*.json")):
         outputs = [instance["output"] for instance in json.loads(path.read_text())["Instances"][:instances]]
@@ -95,7 +95,7 @@ def real_pairs(folder: Path, rng: random.Random, instances: int = 100) -> list[P
 
 
 def generated_pairs(rng: random.Random, count: int) -> list[Pair]:
-    """Texts of 1 to 60 words of which few are frequent; a third of each answer is its reference's."""
+    """Return pairs of texts of 1 to 60 words; a third of each answer is from its reference."""
     vocabulary = ["".join(rng.choices("etaoinsrhldcum", k=rng.randint(2, 10))) for _ in range(5000)]
     weights = [1 / rank for rank in range(1, len(vocabulary) + 1)]
     pairs = []
@@ -109,7 +109,7 @@ def generated_pairs(rng: random.Random, count: int) -> list[Pair]:
 
 
 def many(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """So many answers: those of `pairs`, and then each against the next one's references, and so on."""
+    """Return `count` pairs: those given, then each answer with the next pair's references, and so on."""
     size = len(pairs)
     return [Pair(pairs[i % size].prediction, pairs[(i + i // size) % size].references) for i in range(count)]
 

@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def turn(step: Callable[[], None], steps: int, *, here: bool) -> tuple[float, float]:
-    """Seconds of a step on the wall, and of all processes' processors."""
+    """Return (wall seconds, processor seconds of all processes) of a step."""
     dist.barrier()
     wall, work = time.perf_counter(), time.process_time()
     for _ in range(steps if here else 0):
@@ -94,7 +94,7 @@ def model(arguments: argparse.Namespace) -> PreTrainedModel:
 
 
 def rows(count: int) -> CausalBatch:
-    """Packed rows of documents of which a quarter is target."""
+    """Return packed rows of documents, of which a quarter is target."""
     ids = np.arange(5, 5 + DOCUMENT)
     documents = [TokenizedExample(ids, n_source=DOCUMENT * 3 // 4)] * (ROW // DOCUMENT)
     return CausalRows(ROW, 1).collate([documents] * count, step_targets=ROWS * ROW // 4)
@@ -130,7 +130,7 @@ def fsdp2(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 class Loss(nn.Module):
-    """A forward that DDP can wrap."""
+    """Module whose forward is the loss, as DDP needs it."""
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Building and reading the scorer's pairs at scale: pairs a second, bytes on disk, and memory over tasks.
+"""Preparation and training of the scorer's pairs at scale: pairs per second, bytes on disk, and memory over tasks.
 
     python perf/scored_pairs.py [--pairs 5000000] [--tasks 39] [--steps 200] [--training_steps 20]
 
@@ -44,7 +44,7 @@ ENCODER = {
 
 
 class Generated(Benchmark):
-    """Tasks whose examples are functions of their number: nothing is held in memory."""
+    """Benchmark whose examples are computed from their numbers, so that nothing is in memory."""
 
     def __init__(self, tasks: int, examples: int) -> None:
         self.tasks, self.count = tasks, examples
@@ -78,13 +78,13 @@ def write_sample_file(benchmark: Generated, path: Path) -> None:
 
 
 def resident() -> float:
-    """This process's memory in MiB, without memory that is mapped from files."""
+    """Return this process's memory in MiB, without memory mapped from files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["RssAnon"].split()[0]) / 1024
 
 
 def train(data: ScorerDataModule, folder: Path, steps: int) -> list[float]:
-    """Train for half of the steps, save, and resume in a new trainer; the losses of both."""
+    """Train for half of the steps, save, resume in a new trainer, and return the losses of both."""
     losses: list[float] = []
 
     class Losses(L.Callback):

@@ -41,7 +41,7 @@ Pairs = list[tuple[str, str]]
 
 
 def real_candidates(folder: Path, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
-    """(instruction, responses): an instance of each task that has enough different references."""
+    """Yield (instruction, responses) of an instance of each task that has enough different references."""
     paths = sorted(folder.glob("*.json"))
     rng.shuffle(paths)
     for path in paths:
@@ -56,7 +56,7 @@ def real_candidates(folder: Path, rng: random.Random) -> Iterator[tuple[str, lis
 
 
 def generated_candidates(rng: random.Random) -> Iterator[tuple[str, list[str]]]:
-    """Instructions of 20 to 300 words and responses of 1 to 40, from a vocabulary where few words are frequent."""
+    """Yield instructions of 20 to 300 words with responses of 1 to 40 words, of which few are frequent."""
     vocabulary = ["".join(rng.choices("etaoinsrhldcum", k=rng.randint(2, 10))) for _ in range(5000)]
     weights = [1 / rank for rank in range(1, len(vocabulary) + 1)]
 
@@ -69,7 +69,7 @@ def generated_candidates(rng: random.Random) -> Iterator[tuple[str, list[str]]]:
 
 
 def write_model(folder: Path, texts: list[str], layers: int, width: int) -> PreTrainedTokenizerFast:
-    """A random-weight scorer with a byte-level BPE tokenizer of these texts, as transformers saves them."""
+    """Write a scorer with random weights and a byte-level BPE tokenizer of these texts, and return the tokenizer."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -111,7 +111,7 @@ def write_model(folder: Path, texts: list[str], layers: int, width: int) -> PreT
 
 
 def short_enough(groups: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast, count: int) -> Pairs:
-    """The first `count` pairs of instructions none of whose pairs is too long."""
+    """Return the first `count` pairs, without instructions that have a pair that is too long."""
     pairs: Pairs = []
     for instruction, responses in groups:
         ids = tokenizer([instruction] * len(responses), responses, verbose=False)["input_ids"]
@@ -123,7 +123,7 @@ def short_enough(groups: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedT
 
 
 def timed(score: Callable[[Pairs], torch.Tensor], pairs: Pairs, device: str) -> tuple[torch.Tensor, float]:
-    """Scores, and pairs per second; on a CPU, per second of its processor time."""
+    """Return the scores, and the pairs per second; on a CPU, per second of processor time."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     began = clock()
     scores = score(pairs)
@@ -131,7 +131,7 @@ def timed(score: Callable[[Pairs], torch.Tensor], pairs: Pairs, device: str) -> 
 
 
 def expected_ratio(pairs: Pairs, tokenizer: PreTrainedTokenizerFast, layers: int) -> float:
-    """The peer's operations over ours: padding of batches that are sorted by length, repeated pairs, the last layer.
+    """Return the peer's operations over ours: padding of batches sorted by length, repeated pairs, and the last layer.
 
     The products of a layer take 12 d^2 operations a token, of which first tokens alone leave keys and values, 2 d^2.
     """
@@ -203,12 +203,12 @@ def main() -> None:
 
 
 def fastest_attention(device: str) -> str:
-    """FlashAttention where it is installed, else torch's fused attention."""
+    """Return the name of FlashAttention if it is installed, else of torch's fused attention."""
     return "flash_attention_2" if device == "cuda" and is_flash_attn_2_available() else "sdpa"
 
 
 def padded_scores(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, pairs: Pairs) -> torch.Tensor:
-    """Scores from batches in the order of the file, padded to the longest allowed length."""
+    """Return the scores of batches in file order, padded to the longest allowed length."""
     scores = []
     with torch.inference_mode():
         for start in range(0, len(pairs), PEER_BATCH):
@@ -221,7 +221,7 @@ def padded_scores(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, pa
 
 
 def with_repetitions(pairs: Pairs, distinct: float, rng: random.Random) -> Pairs:
-    """As many pairs, of which a share is different: each instruction's later responses repeat its first ones."""
+    """Return as many pairs, of which the share `distinct` is different; the others repeat earlier responses."""
     by_instruction: dict[str, list[str]] = {}
     for instruction, response in pairs:
         by_instruction.setdefault(instruction, []).append(response)
@@ -240,7 +240,7 @@ def compare(
     rounds: int,
     settings: argparse.Namespace,
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """Median speeds of both in alternating rounds; their scores must agree."""
+    """Return the median speeds of both in alternating rounds, and the scores, which must agree."""
     speeds: dict[str, list[float]] = {"ours": [], "peer": []}
     for score in (score_ours, score_peer):  # warm up
         score(pairs[: 2 * PEER_BATCH])

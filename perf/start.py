@@ -23,7 +23,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 
 def write_tasks(folder: Path, toybench: Path, tasks: int, examples: int) -> None:
-    """Copies of the embedded benchmark's tasks under other names, each with as many instances; all of them train."""
+    """Write copies of the embedded benchmark's tasks under other names, with equal numbers of instances."""
     (folder / "tasks").mkdir(parents=True)
     records = [json.loads(path.read_text()) for path in sorted((toybench / "tasks").glob("*.json"))]
     for number in range(tasks):
@@ -35,7 +35,7 @@ def write_tasks(folder: Path, toybench: Path, tasks: int, examples: int) -> None
 
 
 def start(folder: Path, home: Path) -> float:
-    """Seconds of a start."""
+    """Return the seconds from building the datamodule to the first batch."""
     began = time.perf_counter()
     data = InstructionTuningDataModule(
         NaturalInstructions(str(folder), splits=""),

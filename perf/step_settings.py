@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measured(words: list[str]) -> dict[str, Any]:
-    """The result of one combination, in its own process."""
+    """Measure one combination in a process of its own."""
     environment = os.environ | ALLOCATOR | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words], stdout=subprocess.PIPE, text=True, check=True, env=environment

@@ -28,7 +28,7 @@ ROWS, COLUMNS, VOCABULARY = 4, 192, 1500
 
 
 class Training:
-    """A small language model that trains on one batch."""
+    """Training of a small language model on one batch."""
 
     def __init__(self, width: int) -> None:
         torch.manual_seed(0)
@@ -60,7 +60,7 @@ class Training:
 
 @contextmanager
 def busy_process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that uses one core without a pause; stopped at first."""
+    """Context of a process that uses one core without a pause; it is stopped at first."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     process.send_signal(signal.SIGSTOP)
     try:
@@ -71,7 +71,7 @@ def busy_process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def measure(training: Training, *, steps: int, rounds: int, threads: int) -> dict[tuple[int, bool], float]:
-    """Median seconds of a step, by number of threads and whether another process was busy."""
+    """Return the median seconds of a step, by (number of threads, whether another process was busy)."""
     times: dict[tuple[int, bool], list[float]] = {}
     with busy_process() as other:
         for count in (1, threads):

@@ -77,7 +77,7 @@ def main() -> None:
 def measured(
     documents: list[TokenizedExample], tokenizer: Any, vocabulary: int, batch: int, rounds: int, scratch: Path
 ) -> dict[str, float]:
-    """Tokens a second of each trainer, medians over rounds in turns; the first round warms up."""
+    """Return the tokens per second of each trainer: medians over alternating rounds, after a round that warms up."""
     vocabulary = max(vocabulary, len(tokenizer))
     steps: dict[str, Callable[[], None]] = {
         "ours": our_steps(documents, tokenizer.pad_token_id, vocabulary),
@@ -95,7 +95,7 @@ def measured(
 
 
 def read_documents(scratch: Path, count: int) -> tuple[list[TokenizedExample], Any]:
-    """A random sample of tokenized training examples that fit a row, and the tokenizer."""
+    """Return a random sample of tokenized training examples that fit into a row, and the tokenizer."""
     benchmark = real_or_toy_benchmark(scratch)
     train_tokenizer(benchmark, str(scratch / "tokenizer"), vocabulary=8192)
     tokenizer, form = load_tokenizer(str(scratch / "tokenizer")), OptImlPrompt()
@@ -110,7 +110,7 @@ def read_documents(scratch: Path, count: int) -> tuple[list[TokenizedExample], A
 
 
 def our_steps(documents: list[TokenizedExample], pad: int, vocabulary: int) -> Callable[[], None]:
-    """Forward and backward over packed rows, one row a batch."""
+    """Return a function that runs forward and backward over packed rows, one row per batch."""
     model = new_model(vocabulary, "document")
     head, batches = ChunkedHead(model), packed_batches(documents, pad)
 
@@ -132,7 +132,7 @@ def packed_batches(documents: list[TokenizedExample], pad: int) -> list[CausalBa
 def trl_steps(
     documents: list[TokenizedExample], tokenizer: Any, vocabulary: int, scratch: Path, *, packing: bool, batch: int
 ) -> Callable[[], None]:
-    """TRL's training steps over the same documents, of which targets alone are trained."""
+    """Return a function that runs TRL's training steps over the same documents, with a loss on targets only."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
