@@ -1,4 +1,4 @@
-"""Tasks that are adapted to: answers of a model that is right half of the time, and a small scorer's training."""
+"""Inputs of small adaptations: sampled answers of which half are right, and settings of a small scorer's training."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ ENCODER: dict[str, Any] = {
 
 
 def answers(benchmark: Any, names: list[str], path: Path, *, wrong: str) -> str:
-    """A model whose beam is `wrong`, and one of whose two nucleus samples is right."""
+    """Write samples of a model whose beam answers `wrong`, and one of whose two nucleus samples is right."""
     lines = []
     for name in names:
         for number, example in enumerate(benchmark.examples(name)):
@@ -33,7 +33,7 @@ def answers(benchmark: Any, names: list[str], path: Path, *, wrong: str) -> str:
 
 
 def held_out_ids(benchmark: Any, name: str, count: int) -> set[str]:
-    """The instances of a task that an adaptation is tested on; it trains on others."""
+    """Return the ids of a task's instances on which an adaptation is tested; it trains on the others."""
     examples = list(benchmark.examples(name))
     chosen = choose_prompts(name, prompt_keys(examples), trained=True, validation=0, test=count)
     return {examples[place].id for place in chosen.test}

@@ -1,4 +1,4 @@
-"""Datamodules and recipes from groups of arguments: ``rows={"length": 64}`` changes one field and keeps the others."""
+"""Changes of grouped arguments: ``rows={"length": 64}`` changes one field of ``rows`` and keeps the others."""
 
 from dataclasses import is_dataclass, replace
 from inspect import signature
@@ -11,7 +11,7 @@ GROUPS = ("rows", "mixture", "instances", "evaluation", "augmentation", "levels"
 
 
 def with_changes(arguments: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """A datamodule's arguments with others in their place, field by field in the groups."""
+    """Return a datamodule's arguments overridden by others, field by field within groups."""
     changed = dict(arguments)
     for part in changes:
         for name, value in part.items():
@@ -20,7 +20,7 @@ def with_changes(arguments: dict[str, Any], *changes: dict[str, Any]) -> dict[st
 
 
 def build(kind: type[Data], arguments: dict[str, Any], *changes: dict[str, Any]) -> Data:
-    """A datamodule from its arguments with changes; the other fields of a group are the constructor's."""
+    """Build a datamodule from its arguments with changes; fields that are not given have the constructor's defaults."""
     defaults = {name: parameter.default for name, parameter in signature(kind).parameters.items()}
     return kind(
         **{

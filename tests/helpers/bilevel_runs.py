@@ -54,7 +54,7 @@ def make_runs(
     data: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]:
-    """Module and datamodule that agree with each other; arguments go to whichever has them."""
+    """Return a module and a datamodule with equal settings; each argument goes to the one that has it."""
     tokenizer = str(toybench / "tokenizer")
     common = {"split": CategorySplit(4), "rows": {"target_length": 24 if seq2seq else None}}
     given = with_changes(DATA, common, data or {})

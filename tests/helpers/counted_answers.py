@@ -1,4 +1,4 @@
-"""A callback for tests: how many prompts a process was asked."""
+"""Callback that counts the prompts that a process answers in a test."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from lightning import Callback
 
 
 class CountAnswers(Callback):
-    """Print it when a test ends."""
+    """Callback that prints the number of prompts of this process at the end of a test."""
 
-    asked = 0
+    answered = 0
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self.asked += len(outputs or ())
+        self.answered += len(outputs or ())
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        print("asked this time:", self.asked, flush=True)
+        print("prompts answered:", self.answered, flush=True)

@@ -1,4 +1,4 @@
-"""Counts the collectives of a training run, for tests of what processes exchange."""
+"""Counts of the collectives that a training run calls, for tests of what processes exchange."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CollectiveCounter(TorchDispatchMode):
-    """Counts the calls of each collective inside, by torch's own names."""
+    """Context that counts the calls of each collective, by torch's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class CollectiveCounter(TorchDispatchMode):
 
 
 class CountedCollectives(Callback):
-    """Writes the collectives of a training, forward and backward passes alone, as JSON.
+    """Callback that writes the numbers of collectives in forward and backward passes of a training, as JSON.
 
     Args:
-        file: What the first process writes.
+        file: Path that the first process writes to.
     """
 
     def __init__(self, file: str) -> None:

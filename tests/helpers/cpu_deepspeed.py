@@ -18,11 +18,11 @@ backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 class CPUDeepSpeedStrategy(DeepSpeedStrategy):
-    """ZeRO of a stage over gloo.
+    """DeepSpeed strategy with ZeRO over gloo on CPU processes.
 
     Args:
-        stage: 1 shards the optimizer's state, 2 gradients too, 3 weights too.
-        offload: Keep the optimizer's state in the host's memory, which is where everything is here.
+        stage: Stage of ZeRO: 1 shards the optimizer's state, 2 also gradients, 3 also weights.
+        offload: Whether DeepSpeed's CPU offload of the optimizer's state is used.
     """
 
     def __init__(self, stage: int = 3, offload: bool = False, initial_scale_power: int = 16) -> None:

@@ -1,4 +1,4 @@
-"""What a case of a fault needs, and how it is counted."""
+"""Cases of a fault: the run to disturb, its random numbers, and the count of cases that survived."""
 
 import random
 import shutil
@@ -14,13 +14,13 @@ from warm_program import WarmProgram
 
 
 class Undisturbed(NamedTuple):
-    """A finished run.
+    """Finished run that was not disturbed.
 
     Args:
-        run: Its command.
-        folder: Where its results are.
-        result: Its result.
-        changes: How many changes of files below its folder it made.
+        run: The command of the run.
+        folder: Folder of its results.
+        result: Its results, as values that compare.
+        changes: Number of changes of files in its folder.
     """
 
     run: Run
@@ -31,14 +31,14 @@ class Undisturbed(NamedTuple):
 
 @dataclass(frozen=True)
 class Faults:
-    """What a case of a fault needs.
+    """Case of a fault, with what a test needs to cause it.
 
     Args:
-        program: Starts commands.
-        undisturbed: Gives the undisturbed run of a name.
-        folder: Where the case writes.
+        program: Server that starts commands.
+        undisturbed: Function from the name of a run to its undisturbed run.
+        folder: Folder that the case writes into.
         seed: Number of the case.
-        record: Counts cases for the table.
+        record: Function that counts cases for the table.
     """
 
     program: WarmProgram
@@ -48,17 +48,17 @@ class Faults:
     record: Recorder
 
     def dice(self, name: str) -> random.Random:
-        """The random numbers of this case of a fault."""
+        """Return the random generator of this case, by the fault's name."""
         return random.Random(f"{name} {self.seed}")
 
     def copy(self, name: str) -> tuple[Undisturbed, Path]:
-        """An undisturbed run, and a copy of its folder."""
+        """Return an undisturbed run, and a copy of its folder."""
         whole = self.undisturbed(name)
         return whole, Path(shutil.copytree(whole.folder, self.folder / "run"))
 
     @contextmanager
     def counted(self, kind: str, number: int = 1) -> Iterator[None]:
-        """Counts a number of faults as tried, and as survived unless an error is raised."""
+        """Count faults as tried, and as survived unless an error is raised inside."""
         self.record(kind, tried=number)
         yield
         self.record(kind, survived=number)

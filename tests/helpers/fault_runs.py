@@ -1,4 +1,4 @@
-"""Small runs of the commands that write results, for tests that disturb them, and what must be equal afterwards."""
+"""Small runs of commands that write results, for tests that disturb them, and the results that must be equal."""
 
 import csv
 import hashlib
@@ -26,11 +26,11 @@ OPTIMIZER = {"learning_rate": 0.01, "warmup": 2}
 
 @dataclass(frozen=True)
 class Run:
-    """A command that is started again until it has finished.
+    """Command that is started again until it has finished.
 
     Args:
-        words: The command line, by the folder of its results and the number of the start.
-        result: What it has produced in the folder, as values that compare.
+        words: Function from the folder of the results and the number of the start to the words of the command line.
+        result: Function from the folder to the results, as values that compare.
     """
 
     words: Callable[[Path, int], list[str]]
@@ -38,7 +38,7 @@ class Run:
 
 
 def write_runs(home: Path, toybench: Path, model: dict[str, Any]) -> dict[str, Run]:
-    """Runs by name, with the recipes and models that they read, in a folder."""
+    """Write recipes and models into a folder, and return the runs that read them, by name."""
     toy, tokenizer = _benchmark(toybench), str(toybench / "tokenizer")
     shared = {"benchmark": toy, "tokenizer": tokenizer, "instances": {"validation": 1, "test": 3}}
     shared |= {"cache": str(home / "store")}
@@ -78,7 +78,7 @@ def write_runs(home: Path, toybench: Path, model: dict[str, Any]) -> dict[str, R
 
 
 def _fit(path: Path, module: tuple[str, dict[str, Any]], data: dict[str, Any]) -> Run:
-    """A training that writes a checkpoint after every step, and resumes from the last one."""
+    """Return a training that writes a checkpoint after every step, and resumes from the last one."""
     checkpoints = {"dirpath": "", "every_n_train_steps": 1, "save_last": True, "enable_version_counter": False}
     trainer = {
         **{"accelerator": "cpu", "devices": 1, "max_steps": STEPS, "limit_val_batches": 0, "log_every_n_steps": 1},
@@ -99,7 +99,7 @@ def _fit(path: Path, module: tuple[str, dict[str, Any]], data: dict[str, Any]) -
 
 
 def _training(folder: Path) -> Any:
-    """Weights, optimizer and losses of all starts; a step that was trained twice has one loss."""
+    """Return weights, optimizer and losses of all starts; a step that was trained twice must have one loss."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     losses: dict[tuple[int, str], set[str]] = {}
     for path in (folder / "logs").glob("*/metrics.csv"):
@@ -114,7 +114,7 @@ def _training(folder: Path) -> Any:
 
 
 def _digest(value: Any) -> str:
-    """A digest of nested values with tensors, bit for bit."""
+    """Return a digest of nested values with tensors, bit for bit."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -143,7 +143,7 @@ def _store(folder: Path) -> Any:
 
 
 def _test(home: Path, weights: str) -> Run:
-    """An evaluation, which is long enough to be interrupted between its batches."""
+    """Return an evaluation that is long enough to be interrupted between its batches."""
     recipe = yaml.safe_load((home / "tuning.yaml").read_text())
     recipe["model"]["init_args"] = {"pretrained": weights}
     recipe["data"]["init_args"]["evaluation"] = {"max_new_tokens": 6, "batch_tokens": 800}

@@ -1,4 +1,4 @@
-"""Faults that tests try: how many, by an option, and a table of what was tried, survived and lost."""
+"""Pytest option for the number of faults to try, and a table of faults that were tried, survived and lost."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,14 +14,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with an argument `fault_seed` runs once for every case."""
+    """Run a test with an argument `fault_seed` once for every case."""
     if "fault_seed" in metafunc.fixturenames:
         metafunc.parametrize("fault_seed", range(metafunc.config.getoption("fault_cases")))
 
 
 @pytest.fixture
 def record_fault(record_property: Callable[[str, Any], None]) -> Recorder:
-    """Records cases of a fault for the table: a name, how many were tried, and how many survived."""
+    """Return a function that records cases of a fault for the table: name, number tried, number survived."""
 
     def record(fault: str, *, tried: int = 0, survived: int = 0) -> None:
         record_property("fault", (fault, tried, survived))

@@ -1,4 +1,4 @@
-"""A callback that counts the bytes of all tensors a process holds between two steps."""
+"""Callback that counts the bytes of all tensors of a process between two steps."""
 
 import gc
 import json
@@ -10,7 +10,7 @@ import torch
 
 
 def held() -> int:
-    """Bytes of the storages of every floating-point tensor that is alive, each once."""
+    """Return the bytes of the storages of all living floating-point tensors, each counted once."""
     gc.collect()
     storages = {}
     for found in gc.get_objects():
@@ -24,10 +24,10 @@ def held() -> int:
 
 
 class HeldBytes(L.Callback):
-    """Writes what the process holds when its third step begins, above what it held before the model was built.
+    """Callback that writes the bytes of tensors at the start of the third step, above those before the model was built.
 
     Args:
-        file: Where to write, with the process's rank behind its name.
+        file: Path to write to; the process's rank is appended to the name.
     """
 
     def __init__(self, file: str) -> None:

@@ -1,4 +1,4 @@
-"""Operations of a run whose results the host reads, and so waits for the device."""
+"""Lists of operations whose results the host reads, so that it waits for the device."""
 
 import traceback
 from typing import Any
@@ -15,7 +15,7 @@ INDEXES = (aten.index, aten.index_put, aten.index_put_)
 
 
 class HostWaits(TorchDispatchMode):
-    """Lists operations with a number, or with a shape, that depends on what a device has computed."""
+    """Context that lists operations with a number or a shape that depends on values on the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class HostWaits(TorchDispatchMode):
 
 
 class CountedSteps(Callback):
-    """Lists the waits of every batch with its optimizer step, from the start of a batch to the start of the next.
+    """Callback that lists the waits of every batch with its optimizer step, up to the start of the next batch.
 
     It must be the first callback.
     """

@@ -16,7 +16,7 @@ TWO_TERMS = partial(neumann, gamma=0.05, hessian_products=1)
 
 
 class Problem(NamedTuple):
-    """A model with a learnable prefix before the inner batch's text, and none before the outer batch's."""
+    """Model with a learnable prefix before the text of the inner batch, and none before that of the outer batch."""
 
     model: PreTrainedModel
     phi: list[Parameter]

@@ -1,4 +1,4 @@
-"""Processes that run: waiting for a condition, and finding them by what their children inherit."""
+"""Running processes: waits for a condition, and finds processes by environment or session."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether a condition becomes true within some seconds."""
+    """Wait until a condition is true, and return whether it became true within `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -17,7 +17,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 
 def processes_with(variable: str) -> list[int]:
-    """Processes with a variable in their environment, given as NAME=VALUE."""
+    """Return the ids of processes with a variable in their environment, given as NAME=VALUE."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -27,7 +27,7 @@ def processes_with(variable: str) -> list[int]:
 
 
 def processes_in(session: int) -> list[int]:
-    """Processes of a session, which is named after the process that began it."""
+    """Return the ids of the processes of a session, whose id is that of the process that began it."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -23,10 +23,10 @@ from crosstask.datamodules.downloads.sources import SHIPPED
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
 
 ONE_OF = {"tasks": 24, "bbh": 9, "cot-prompts": 9, "test": 12}
-"""Of these folders (Super-NaturalInstructions, BIG-Bench Hard, MMLU), one of so many files is mirrored."""
+"""Folders of which one file in so many is mirrored (Super-NaturalInstructions, BIG-Bench Hard, MMLU)."""
 
 PROMPTSOURCE = ("ag_news", "aqua_rat", "asnq", "cnn_dailymail", "imdb", "samsum", "super_glue")
-"""The datasets of PromptSource whose templates are mirrored; one is not on the hub."""
+"""Datasets of PromptSource whose templates are mirrored; one is not on the hub."""
 
 FLAN_TEMPLATES = {
     "ag_news_subset": [("{title}\n{text}\nWhat is this about?\n{options_}", "{answer}")],
@@ -42,13 +42,13 @@ FLAN_TEMPLATES = {
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Where the mirrors are.
+    """Mirrors of upstream's repositories and of the hub.
 
     Args:
         folder: Folder of the repositories.
         real: Data folder with the real files.
-        sources: Table of sources with the mirrors' addresses.
-        hub: Its datasets; the caller serves it.
+        sources: Path of a YAML of sources with the mirrors' addresses.
+        hub: The hub, which the caller serves.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Mirrors:
     hub: SmallHub
 
     def place_by_hand(self, data: Path) -> None:
-        """Place what a person downloads: the archives of MMLU, SuperGLUE and ToTTo."""
+        """Place the files that a person downloads: the archives of MMLU, SuperGLUE and ToTTo."""
         shutil.copytree(self.real / "superglue", data / "superglue")
         _copy(self.real / "mmlu/test", data / "mmlu/test")
         (data / "totto").mkdir()
@@ -101,7 +101,7 @@ def _name(address: str) -> str:
 
 
 def _fill(part: dict[str, Any], real: Path, folder: Path) -> bool:
-    """Copy a part's files to upstream's paths, and keep no others in the part; whether there are any."""
+    """Copy a part's files to upstream's paths, list only these in the part, and return whether there are any."""
     repository = folder / _name(part["git"])
     kept = {path: target for path, target in part.get("files", {}).items() if (real / target).exists()}
     for path, target in kept.items():
@@ -153,7 +153,7 @@ def _commit(repository: Path) -> str:
 
 
 def _hub(real: Path) -> SmallHub:
-    """Datasets whose texts the data folder has in another form."""
+    """Return a hub of datasets whose texts the data folder has in another form."""
     hub = SmallHub()
     for name, codes in {
         "RTE": {"entailment": 0, "not_entailment": 1},
@@ -191,7 +191,7 @@ def _hub(real: Path) -> SmallHub:
 
 
 def _parts(held_out: str, rows: Iterator[Any]) -> dict[str, list[Any]]:
-    """Every fourth row is held out."""
+    """Divide rows into train and the held-out split, to which every fourth row goes."""
     listed = list(rows)
     rest = [row for place, row in enumerate(listed) if place % 4]
     return {"train": rest, held_out: listed[::4]}
@@ -203,7 +203,7 @@ def _lines(real: Path, file: str, ending: str = "jsonl") -> Iterator[dict[str, A
 
 
 def _rendered(real: Path, template: str, pattern: str) -> Iterator[tuple[Mapping[str, str], str]]:
-    """The text that a template of P3 shows, and its answer; rows without an answer are left out."""
+    """Yield the fields that a template of P3 renders, and the answer; rows without an answer are left out."""
     for row in _lines(real, f"p3_t0/{template}"):
         match = re.fullmatch(pattern, row["prompt"], re.DOTALL)
         if match and (answer := row["completion"].removesuffix("<|endoftext|>")):

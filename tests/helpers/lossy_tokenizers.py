@@ -9,7 +9,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:?()=;"
 
 
 def unigram() -> PreTrainedTokenizerBase:
-    """Pieces and normalization as T5's: unknown characters in a row are one token, and a line break is a space."""
+    """Return a tokenizer like T5's: successive unknown characters are one token, and a line break is a space."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -5.0) for letter in LETTERS)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=2))
     backend.normalizer = normalizers.Replace("\n", " ")
@@ -20,7 +20,7 @@ def unigram() -> PreTrainedTokenizerBase:
 
 
 def wordpiece() -> PreTrainedTokenizerBase:
-    """As BERT's, uncased: a word with an unknown character is one unknown token."""
+    """Return a tokenizer like BERT's uncased one: a word with an unknown character is one unknown token."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [*special, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
     return BertTokenizer(vocab={word: place for place, word in enumerate(words)}, eos_token="[SEP]")
@@ -30,6 +30,6 @@ KINDS = {"unigram": unigram, "wordpiece": wordpiece}
 
 
 def saved(kind: str, folder: Path) -> str:
-    """The folder of a tokenizer."""
+    """Save a tokenizer, and return its folder."""
     KINDS[kind]().save_pretrained(folder)
     return str(folder)

@@ -1,4 +1,4 @@
-"""What a user brings: a model's folder, and a task in a file."""
+"""Files of a user's own: a model's folder, and a task in a file."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from crosstask.datamodules.rendering.tokenization import load_tokenizer
 
 
 def own_model(toybench: Path, folder: Path) -> Path:
-    """A small Llama with 256 positions beside its tokenizer, as on the hub."""
+    """Write a small Llama with 256 positions and its tokenizer into a folder, as on the hub, and return it."""
     tokenizer = str(toybench / "tokenizer")
     model = save_model("llama", folder, len(load_tokenizer(tokenizer)))
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(model)
@@ -18,7 +18,7 @@ def own_model(toybench: Path, folder: Path) -> Path:
 
 
 def own_task(folder: Path, examples: int = 200) -> Path:
-    """A folder with one training task: the number after another one."""
+    """Write a folder with one training task, the number after another one, and return it."""
     (folder / "train").mkdir(parents=True)
     records = [json.dumps({"input": f"{i} + 1", "output": str(i + 1)}) for i in range(examples)]
     (folder / "train/next.jsonl").write_text("\n".join(records) + "\n")
@@ -29,6 +29,6 @@ def own_task(folder: Path, examples: int = 200) -> Path:
 
 
 def fit_words(model: Path, task: Path, *words: str) -> list[str]:
-    """A fit of a model on a task, without any YAML."""
+    """Return the words of a fit of a model on a task, without any YAML."""
     own = [f"--model.pretrained={model}", f"--data.benchmark={task}"]
     return ["fit", *own, "--trainer.accelerator=cpu", "--trainer.devices=1", *words]

@@ -110,13 +110,13 @@ def inputs_for(model: PreTrainedModel, seed: int = 0) -> dict[str, Any]:
 
 
 def read_packed(model: PreTrainedModel, **inputs: Any) -> Tensor:
-    """Outputs of every document that is no padding, one after the other: [21 or 16, width]."""
+    """Return the outputs of all documents without padding, concatenated: [21 or 16, width]."""
     flat = model(**(inputs or inputs_for(model)))[0].flatten(0, 1)
     return flat[: 16 if model.config.is_encoder_decoder else PADDED.start]
 
 
 def read_alone(model: PreTrainedModel) -> Tensor:
-    """The same with one unpadded forward for each document and the library's own positions."""
+    """Return the outputs of ``read_packed`` by one unpadded forward per document, with the library's positions."""
     packed = inputs_for(model)
     outputs = []
     for document in range(5):
@@ -129,7 +129,7 @@ def read_alone(model: PreTrainedModel) -> Tensor:
 
 
 def loss_of(outputs: Tensor) -> Tensor:
-    """A sum over documents that weighs every output differently."""
+    """Return a sum over documents that weights every output differently."""
     return (outputs * torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs).cos()).sum()
 
 
@@ -143,7 +143,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 def block_diagonal_mask(offsets: Tensor, rows: int, columns: int, *, causal: bool) -> Tensor:
-    """The dense mask equivalent to document attention: bool [B, 1, L, L], True where a query attends to a key.
+    """Return the dense mask equivalent to document attention: bool [B, 1, L, L], true if a query attends to a key.
 
     Two documents, of 2 and 3 tokens, in one row:
 

@@ -18,7 +18,7 @@ from crosstask.lightning_modules.sharding.strategies import ShardedStrategy
 
 
 class LargestTensor(TorchDispatchMode):
-    """Numbers of elements of the largest tensor that was held in memory inside."""
+    """Context that records the number of elements of the largest tensor in memory."""
 
     largest = 0
 
@@ -37,7 +37,7 @@ class PlainTuning(InstructionTuningModule):
         weights: str | None,
         add: Callable[[PreTrainedModel], None] | None = None,
     ) -> PreTrainedModel:
-        """Under a sharded strategy, with an eye on memory: no process may hold the largest weight whole."""
+        """Build the model; under a sharded strategy, check that no process has the largest weight whole."""
         if not isinstance(self.trainer.strategy, ShardedStrategy) or self.resumes_from is not None:
             return super().built(build, weights, add)  # a mapped checkpoint's tensors look as if they were held
         with LargestTensor() as seen:
@@ -52,7 +52,7 @@ class PlainTuning(InstructionTuningModule):
 
 
 class ChunkedTuning(PlainTuning):
-    """With a loss in parts of 64 tokens of the vocabulary, however few targets there are."""
+    """Module whose loss is computed in chunks of 64 tokens of the vocabulary, also for few targets."""
 
     def configure_model(self) -> None:
         super().configure_model()

@@ -1,4 +1,4 @@
-"""Values that are not finite, put into a run at a chosen step."""
+"""Callback that writes values that are not finite into a run at a chosen step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from torch.nn import Parameter
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's shard: an operation on the whole of a sharded tensor would wait for the other processes."""
+    """Return this process's shard; an operation on the whole sharded tensor would wait for the other processes."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Poison(Callback):
-    """Writes a value into the first weight or gradient of a parameter, before or within a step.
+    """Callback that writes a value into the first weight or gradient of a parameter, before or within a step.
 
     Args:
-        parameter: End of its name.
-        step: The steps, counted from 1.
-        within: Its weights before the step, or its gradient.
-        value: What is written.
-        rank: The process, or all.
+        parameter: End of the parameter's name.
+        step: Numbers of the steps, from 1.
+        within: ``weights`` writes into the weights before the step, ``gradient`` into the gradient.
+        value: Value to write.
+        rank: Rank of the process; None for all processes.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Runs lists of commands on several real processes; shared by the tests of strategies."""
+"""Runs of lists of commands on several real processes, for the tests of strategies."""
 
 import csv
 import json
@@ -23,10 +23,10 @@ STRATEGIES: dict[str, list[str]] = {
         for stage in (1, 2, 3)
     },
 }
-"""Words that choose a strategy."""
+"""Words of the command line that choose a strategy, by its name."""
 
 WORKER = "import sys, strategy_worker; sys.exit(strategy_worker.main(sys.argv[1]))"
-"""What each process runs, with the file of its commands."""
+"""Python code that each process runs, with the file of its commands as argument."""
 
 
 def run_on(
@@ -37,7 +37,7 @@ def run_on(
     *,
     accelerator: str | None = "cpu",
 ) -> str:
-    """Run commands (strategy_worker.py) on so many processes, all in one start; what they printed.
+    """Run commands (strategy_worker.py) on several processes, all in one start, and return what they printed.
 
     A command is {"words": [...]}, and {"skipped": text} where it must fail with such a message. DeepSpeed takes the
     accelerator that is named, or looks for one itself.
@@ -55,16 +55,16 @@ def run_on(
 
 
 def _tells(line: str) -> bool:
-    """Whether a line of two processes' output is of use to who reads a failure."""
+    """Return whether a line of output helps to understand a failure."""
     return "on rank" in line or "Error" in line or ("crosstask" in line and "line" in line)
 
 
 def losses(folder: Path, name: str = "train/loss") -> list[float]:
-    """A loss of every step that a run logged."""
+    """Return the logged losses of a run, step after step."""
     with open(folder / "metrics.csv") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
 def file_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint of one file."""
+    """Return the weights in a checkpoint of one file."""
     return torch.load(checkpoint, weights_only=False, map_location="cpu")["state_dict"]

@@ -1,4 +1,4 @@
-"""What the tests' recipes have in common: the embedded benchmark as data, and small models' folders."""
+"""Parts of the tests' recipes: the embedded benchmark as data, and folders of small models."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def store_of(toybench: Path) -> Path:
-    """The store of the tests that do not look into it; what it holds is addressed by content, and written once."""
+    """Return the store that tests share if they do not examine it; its folders are addressed by content."""
     return toybench.parent / "store"
 
 
 def few_tasks(toybench: Path, folder: Path, trained: int = 16) -> str:
-    """A folder of split lists: some training tasks of the embedded benchmark, and two of its test tasks."""
+    """Write lists of splits, some training tasks and two test tasks of the embedded benchmark; return their folder."""
     for split, count in (("train", trained), ("test", 2)):
         names = (toybench / f"splits/default/{split}_tasks.txt").read_text().splitlines()[:count]
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,11 +30,11 @@ def few_tasks(toybench: Path, folder: Path, trained: int = 16) -> str:
 
 
 def tuning_data(toybench: Path, **arguments: Any) -> dict[str, Any]:
-    """The embedded benchmark in rows of 128 tokens, for a recipe's ``data``.
+    """Return a recipe's ``data``: the embedded benchmark in rows of 128 tokens.
 
     Args:
-        toybench: Its folder, with its tokenizer.
-        arguments: Others of the datamodule's; of groups, some of their fields.
+        toybench: Folder of the embedded benchmark and its tokenizer.
+        arguments: Arguments of the datamodule that override these; of a group, only the fields to change.
     """
     settings = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
@@ -47,7 +47,7 @@ def tuning_data(toybench: Path, **arguments: Any) -> dict[str, Any]:
 
 
 def save_model(kind: str, folder: Path, vocabulary: int) -> Path:
-    """A small model of an architecture with large enough weights that a wrong step shows."""
+    """Save a small model whose weights are so large that a wrong step shows, and return its folder."""
     shape = {"num_layers": 2} if kind == "t5" else {"num_hidden_layers": 2, "max_position_embeddings": 256}
     config = AutoConfig.for_model(kind, vocab_size=vocabulary, **shape, **SMALL[kind])
     auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM

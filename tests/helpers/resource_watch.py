@@ -1,4 +1,4 @@
-"""A callback that writes what a process holds during a long training: resident memory and open files."""
+"""Callback that writes a process's resident memory and open files during a long training."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import lightning as L
 
 
 class ResourceWatch(L.Callback):
-    """Adds a line of (step, resident bytes, open files) to a file.
+    """Callback that adds lines of (step, resident bytes, open files) to a file.
 
     Args:
-        file: Where to write.
-        every: Steps between lines.
+        file: Path to write to.
+        every: Number of steps between two lines.
     """
 
     def __init__(self, file: str, every: int) -> None:

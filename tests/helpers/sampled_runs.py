@@ -17,7 +17,7 @@ T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2
 
 @pytest.fixture(scope="module")
 def generators(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict[str, Any]) -> Path:
-    """Folders of a causal and of an encoder-decoder model, with random weights."""
+    """Write a causal and an encoder-decoder model with random weights, and return the folder of both."""
     folder = tmp_path_factory.mktemp("generators")
     tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
     for name, fields in (

@@ -21,7 +21,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 @pytest.fixture(scope="session")
 def tiny_model() -> dict[str, Any]:
-    """Fields of a configuration of some 30 thousand parameters."""
+    """Return the fields of a configuration of some 30 thousand parameters."""
     return {
         "model_type": "llama",
         "hidden_size": 32,
@@ -35,7 +35,7 @@ def tiny_model() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def toybench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small embedded benchmark: 130 instances a task, so that 30 train where 100 are tested."""
+    """Write a small embedded benchmark: 130 instances per task, so that 30 train where 100 are tested."""
     folder = tmp_path_factory.mktemp("toybench") / "toybench"
     write_toybench(folder, instances=130)
     return folder
@@ -56,7 +56,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProgram]:
 
 @pytest.fixture
 def warm_python(program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Python, for code of the package that starts the program as a process, is the program that `program` starts."""
+    """Let code of the package that starts Python as a process start the program of `program` in its place."""
     path = program.folder / "python"
     with program.command(path):
         monkeypatch.setattr(sys, "executable", str(path))
@@ -65,13 +65,13 @@ def warm_python(program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture(scope="session")
 def small_runs(toybench: Path, tiny_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
-    """Pairs of a module and a datamodule of every kind."""
+    """Return a factory of pairs of a module and a datamodule."""
     return SmallRuns(toybench, tmp_path_factory.mktemp("small_runs"), tiny_model)
 
 
 @pytest.fixture
 def make_datamodule(toybench: Path) -> Callable[..., InstructionTuningDataModule]:
-    """A datamodule over the embedded benchmark with short rows; arguments override."""
+    """Return a factory of instruction-tuning datamodules on the embedded benchmark; its arguments override."""
 
     def make(**arguments: Any) -> InstructionTuningDataModule:
         defaults = {
@@ -89,13 +89,13 @@ def make_datamodule(toybench: Path) -> Callable[..., InstructionTuningDataModule
 
 @pytest.fixture
 def make_bilevel(toybench: Path, tiny_model: dict[str, Any]) -> Make:
-    """Module and datamodule of instruction optimization; arguments go to whichever has them."""
+    """Return a factory of modules and datamodules of instruction optimization with equal settings."""
     return partial(make_runs, toybench, tiny_model)
 
 
 @pytest.fixture
 def make_scorer_data(toybench: Path) -> Callable[..., ScorerDataModule]:
-    """A datamodule of the scorer over the embedded benchmark with short rows; arguments override."""
+    """Return a factory of the scorer's datamodules on the embedded benchmark; its arguments override."""
 
     def make(**arguments: Any) -> ScorerDataModule:
         defaults = {

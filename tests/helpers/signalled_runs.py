@@ -1,4 +1,4 @@
-"""Runs that receive a signal at a chosen step."""
+"""Runs that receive a signal, or lose a process, at a chosen step."""
 
 import csv
 import os
@@ -14,39 +14,39 @@ from recipes import tuning_data
 from crosstask.cli import main
 
 
-class Asks(Callback):
-    """Sends this process a signal, as SLURM does before a job's time is over.
+class SendSignal(Callback):
+    """Callback that sends this process a signal, as SLURM does before the end of a job's time.
 
     Args:
-        step: After so many optimizer steps.
-        within: In the training batch that follows, or in the second batch of the validation that does.
-        rank: Whose process is asked.
+        step: Number of finished optimizer steps at which it happens.
+        within: ``training`` for the next training batch, ``validation`` for the second batch of the next validation.
+        rank: Rank of the process.
     """
 
     def __init__(self, step: int, within: str, rank: int = 0) -> None:
         self.step, self.within, self.rank = step, within, rank
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._ask(trainer, "training")
+        self._send(trainer, "training")
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 1:
-            self._ask(trainer, "validation")
+            self._send(trainer, "validation")
 
-    def _ask(self, trainer: L.Trainer, where: str) -> None:
+    def _send(self, trainer: L.Trainer, where: str) -> None:
         if (trainer.global_step, where, trainer.global_rank) == (self.step, self.within, self.rank):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-class Dies(Callback):
-    """Kills the process of a rank before the backward pass of a step, while the other one waits for its gradients.
+class KillProcess(Callback):
+    """Callback that kills a rank's process before a backward pass, while the other process waits for gradients.
 
     Args:
-        step: After so many optimizer steps.
-        rank: Whose process dies.
-        file: Written at the moment of its death.
+        step: Number of finished optimizer steps at which it happens.
+        rank: Rank of the process.
+        file: File that is created just before.
     """
 
     def __init__(self, step: int, rank: int, file: str) -> None:
@@ -59,7 +59,7 @@ class Dies(Callback):
 
 
 def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
-    """Four steps with a validation of several batches after every second one."""
+    """Write a recipe of four steps, with a validation of several batches after every second one."""
     recipe = {
         "seed_everything": 0,
         "trainer": {
@@ -104,7 +104,7 @@ def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
 
 
 def fit_words(recipe: Path, name: str) -> list[str]:
-    """Words of a fit whose metrics and checkpoints carry a name; what follows its dash numbers the starts of a job."""
+    """Return the words of a fit whose logs and checkpoints have a name; after a dash, it numbers a job's starts."""
     return [
         *("fit", "--config", str(recipe), "--ckpt_path=last", f"--trainer.logger.init_args.version={name}"),
         f"--trainer.callbacks.init_args.dirpath={recipe.parent / name.split('-')[0]}",
@@ -122,14 +122,14 @@ def run(recipe: Path, name: str, *words: str) -> int:
 
 def signalled(step: int, within: str) -> list[str]:
     return [
-        "--trainer.callbacks+=signalled_runs.Asks",
+        "--trainer.callbacks+=signalled_runs.SendSignal",
         f"--trainer.callbacks.step={step}",
         f"--trainer.callbacks.within={within}",
     ]
 
 
 def logged(folder: Path, names: list[str]) -> dict[tuple[int, str], float]:
-    """Losses and scores by step, over all starts of a run."""
+    """Return losses and scores by (step, name), over all starts of a run."""
     found: dict[tuple[int, str], float] = {}
     for name in names:
         with open(folder / "run" / name / "metrics.csv") as file:

@@ -1,4 +1,4 @@
-"""A callback that leaves a test the time to disturb a run."""
+"""Callback that slows a run down, so that a test has time to disturb it."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ from lightning import Callback
 
 
 class SlowSteps(Callback):
-    """Sleeps before each batch, on every process or on one."""
+    """Callback that sleeps before each batch, on every process or on one."""
 
     def __init__(self, seconds: float = 0.5, rank: int | None = None) -> None:
         self.seconds, self.rank = seconds, rank

@@ -1,4 +1,4 @@
-"""Small models with answers that vary, and what transformers answers to one prompt."""
+"""Small models whose answers vary, and the answers of transformers to one prompt."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2}
 
 
 def build(kind: str, tokenizer: Any, attention: str = "sdpa") -> Any:
-    """A model whose answers vary: with transformers' own scale of weights it would repeat one token."""
+    """Build a model whose answers vary; with transformers' scale of weights it would repeat one token."""
     torch.manual_seed(1)
     special = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     if kind == "t5":
@@ -36,7 +36,7 @@ def build(kind: str, tokenizer: Any, attention: str = "sdpa") -> Any:
 
 
 def ending(model: Any, tokenizer: Any, multiple: int = 4) -> Any:
-    """The model with answers of many lengths, each ending where the likeliest token's number is a multiple."""
+    """Return the model with answers of many lengths: each ends where the most probable token's id is a multiple."""
 
     def with_end(_: Any, __: Any, logits: Tensor) -> Tensor:
         best, token = logits.max(dim=-1)
@@ -53,7 +53,7 @@ def answers(model: Any, tokenizer: Any, sources: Any, decodings: list[Decoding],
 
 
 def alone(model: Any, tokenizer: Any, source: list[int], **options: Any) -> list[str]:
-    """What transformers answers to a single prompt."""
+    """Return the answers of transformers to a single prompt."""
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": tokenizer.eos_token_id, **options}
     config = GenerationConfig(pad_token_id=0, **options)
     ids = model.generate(torch.tensor([source]), attention_mask=torch.ones(1, len(source)), generation_config=config)

@@ -24,18 +24,19 @@ for name in [name for name in sys.modules if name.partition(".")[0] in ("hugging
 from crosstask.cli import program
 program()
 """
-"""Code that runs the program's words: huggingface_hub reads its settings when it is imported."""
+"""Python code that runs the program after huggingface_hub is imported anew, since it reads its settings on import."""
 
 
 @dataclass
 class SmallHub:
-    """What the hub has and did.
+    """Hub with a few datasets, and a record of its transfers.
 
     Args:
         files: Content of the files of each dataset, by path in its parquet branch.
-        refused: Error code of datasets that the hub does not serve, e.g. ``GatedRepo``, or the status that it answers.
-        broken_after: Bytes after which the next transfer of a file breaks; None: it does not.
-        starts: First byte of every transfer.
+        refused: Error code of each dataset that the hub does not serve, e.g. ``GatedRepo``, or the status
+            that it answers with.
+        broken_after: Number of bytes after which the next transfer of a file breaks; None if it does not break.
+        starts: Index of the first byte of every transfer so far.
     """
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -45,10 +46,10 @@ class SmallHub:
     address: str = ""
 
     def settings(self, cache: Path) -> dict[str, str]:
-        """The environment of a program that downloads from the hub.
+        """Return the environment variables of a program that downloads from the hub.
 
         Args:
-            cache: Folder of its cache.
+            cache: Folder of the program's cache.
         """
         places = {"HF_ENDPOINT": self.address, "HF_HOME": str(cache)}
         return places | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}

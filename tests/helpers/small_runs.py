@@ -1,4 +1,4 @@
-"""Modules of every kind with their datamodules, as a script makes them, and trainers for a few steps."""
+"""Modules with their datamodules, built in Python as in a script, and trainers for a few steps."""
 
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ Pair = tuple[PlannedTraining, BenchmarkDataModule]
 
 
 class SmallRuns:
-    """Makes pairs of a module and a datamodule.
+    """Factory of pairs of a module and a datamodule.
 
     Args:
         toybench: Folder of the embedded benchmark.
-        folder: Where documents and weights are stored.
+        folder: Folder into which documents and weights are written.
         model: Fields of a small decoder's configuration.
     """
 
@@ -47,13 +47,13 @@ class SmallRuns:
     def __call__(
         self, name: str, data: dict[str, Any] | None = None, optimizer: Optimization = FAST, **arguments: Any
     ) -> Pair:
-        """The pair of a name: tuning, scorer, optimization, lora or prefix.
+        """Build the pair of a name: ``tuning``, ``scorer``, ``optimization``, ``lora`` or ``prefix``.
 
         Args:
-            name: What is trained.
-            data: Arguments of the datamodule; of groups, some of their fields.
-            optimizer: Of the module.
-            arguments: Others of the module's.
+            name: Name of the pair.
+            data: Arguments of the datamodule that override the defaults; of a group, only the fields to change.
+            optimizer: Optimizer of the module.
+            arguments: Further arguments of the module.
         """
         L.seed_everything(0, verbose=False)
         data = data or {}
@@ -90,12 +90,12 @@ class SmallRuns:
 
 
 def small_trainer(steps: int, **options: Any) -> L.Trainer:
-    """A quiet trainer on the CPU without validation."""
+    """Return a trainer on the CPU without output and validation."""
     return L.Trainer(**{"max_steps": steps, **QUIET, **options})
 
 
 def saved_run(pair: Pair, path: Path, steps: int = 2, **options: Any) -> Path:
-    """A checkpoint of a run of a few steps."""
+    """Train a pair for a few steps, save a checkpoint, and return its path."""
     module, data = pair
     trainer = small_trainer(steps, **options)
     trainer.fit(module, datamodule=data)
@@ -104,5 +104,5 @@ def saved_run(pair: Pair, path: Path, steps: int = 2, **options: Any) -> Path:
 
 
 def weights_of(module: PlannedTraining) -> dict[str, torch.Tensor]:
-    """Copies of a module's parameters, by name."""
+    """Return copies of a module's parameters, by name."""
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}

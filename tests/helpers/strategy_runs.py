@@ -17,7 +17,7 @@ CLIP = 1.75  # some steps' gradients are shorter, others longer
 
 
 def write_recipe(path: Path, toybench: Path, model: dict[str, Any], data: dict[str, Any], **trainer: Any) -> Path:
-    """A YAML for a few steps of four rows, dealt to replicas and accumulated batches with different targets."""
+    """Write a recipe of a few steps of four rows, divided among replicas and accumulated batches."""
     recipe = {
         "seed_everything": 0,
         "trainer": {
@@ -52,7 +52,7 @@ def write_recipe(path: Path, toybench: Path, model: dict[str, Any], data: dict[s
 
 
 def fit(recipe: Path, name: str, *words: str) -> list[str]:
-    """Words of a fit whose metrics and checkpoints carry a name."""
+    """Return the words of a fit whose logs and checkpoints have a name."""
     folder = recipe.parent
     return [
         "fit",
@@ -67,7 +67,7 @@ TWO = ["--trainer.devices=2"]
 
 
 def any_weights(checkpoint: Path, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint of any layout."""
+    """Return the weights of a checkpoint of any layout."""
     if checkpoint.is_file():
         return file_weights(checkpoint)
     if (checkpoint / "checkpoint").is_dir():

@@ -1,4 +1,4 @@
-"""One of several processes: runs `crosstask` commands one after another, so that it imports everything once.
+"""Program of one of several processes: runs `crosstask` commands one after another, and imports everything once.
 
 It gets a file of JSON: a list of {"words": [...], "skipped": text or null}. A skipped command must raise an error
 whose message holds the text, on every process.
@@ -15,7 +15,7 @@ from crosstask.commands.shared.trainer import run_trainer
 
 
 def main(path: str) -> int:
-    """Run the commands of a file; the exit status."""
+    """Run the commands of a file, and return the exit status."""
     for number, command in enumerate(json.loads(Path(path).read_text())):
         message = None
         try:

@@ -6,7 +6,7 @@ FRUITS = ("apple", "banana", "cherry", "grape", "lemon", "mango", "orange", "pea
 
 
 def t0_row(task: str, n: int) -> dict[str, Any]:
-    """Row number `n` of a dataset, by the name of its task in the recipe."""
+    """Return row number `n` of a dataset, by the name of its task in the recipe."""
     fruit, other, third, fourth, fifth = (FRUITS[(n + k) % len(FRUITS)] for k in range(5))
     text, question = f"The {fruit} tree number {n} grows.", f"What is number {n}?"
     lettered = {"label": list("ABCDE"), "text": [fruit, other, third, fourth, fifth]}

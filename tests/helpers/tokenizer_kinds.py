@@ -11,7 +11,7 @@ TEXTS = ["is the sky blue ? answer : yes", "the cat of the house </s> ends </s> 
 
 
 def byte_level(*, words: bool = True) -> PreTrainedTokenizerBase:
-    """As GPT-2's and OPT's; without `words`, merges cross spaces and spell special tokens."""
+    """Return a tokenizer like GPT-2's and OPT's; without `words`, merges cross spaces and spell special tokens."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
     backend.decoder = decoders.ByteLevel()
@@ -26,7 +26,7 @@ def superwords() -> PreTrainedTokenizerBase:
 
 
 def spelling_merges() -> PreTrainedTokenizerBase:
-    """Byte-pair encoding whose merges spell an end token of its vocabulary."""
+    """Return a byte-pair encoding whose merges spell an end token of its vocabulary."""
     vocabulary = {text: number for number, text in enumerate(["</s>", "<pad>", *LETTERS, "Ġ", "</", "s>"])}
     backend = Tokenizer(models.BPE(vocabulary, [("<", "/"), ("s", ">"), ("</", "s>")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -35,7 +35,7 @@ def spelling_merges() -> PreTrainedTokenizerBase:
 
 
 def t5() -> PreTrainedTokenizerBase:
-    """Pieces of a unigram model, among them "</s>", after NFKC."""
+    """Return a unigram tokenizer with the piece "</s>", after NFKC normalization."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces = [("▁", -2.0), ("▁the", -3.0), ("yes", -3.5), *((letter, -5.0) for letter in LETTERS)]
     tokenizer = T5Tokenizer(vocab=[*special, *pieces], extra_ids=0)
@@ -51,7 +51,7 @@ def bert() -> PreTrainedTokenizerBase:
 
 
 def whole_words() -> PreTrainedTokenizerBase:
-    """A word-level vocabulary with RoBERTa's template, in which "</s>" is a word."""
+    """Return a word-level tokenizer with RoBERTa's template, in which "</s>" is a word."""
     words = ["<s>", "<pad>", "</s>", "<unk>", *LETTERS, "the", "yes", "answer", ":"]
     backend = Tokenizer(models.WordLevel({w: n for n, w in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -61,7 +61,7 @@ def whole_words() -> PreTrainedTokenizerBase:
 
 
 def llama() -> PreTrainedTokenizerBase:
-    """SentencePiece as byte-pair encoding, which adds its bos token by itself; "<|end|>" ends a chat's turn."""
+    """Return a SentencePiece byte-pair encoding that adds bos by itself; "<|end|>" ends a chat's turn."""
     merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("y", "e"), ("ye", "s"), (":", "yes"), ("<", "/"), ("</", "s")]
     merges += [("</s", ">")]
     words = ["<unk>", "<s>", "</s>", "▁", *LETTERS, *(a + b for a, b in merges)]
@@ -78,4 +78,4 @@ def llama() -> PreTrainedTokenizerBase:
 KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     kind.__name__: kind for kind in (byte_level, superwords, spelling_merges, t5, bert, whole_words, llama)
 }
-"""The kinds by name."""
+"""Functions that build the tokenizers, by name."""

@@ -1,4 +1,4 @@
-"""What the tests of trainer settings share: the tables of their page, and fits of every kind of module."""
+"""Parts of the tests of trainer settings: the tables of docs/trainer_settings.md, and fits of every module."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,13 @@ STEPS = 3
 
 
 def rows(section: str) -> dict[str, str]:
-    """Outcome of each row of a section of the page."""
+    """Return the outcome of each row in a section of the page."""
     (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
     return dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.M))
 
 
 def trained(runs: SmallRuns, kind: str, steps: int = STEPS, data: dict[str, Any] | None = None, **options: Any) -> Any:
-    """The trainer of a finished fit."""
+    """Fit a pair, and return the trainer."""
     module, datamodule = runs(kind, data)
     trainer = small_trainer(steps, **options)
     trainer.fit(module, datamodule=datamodule)
@@ -43,5 +43,5 @@ def reject_at_start(module: Any, data: Any, trainer: L.Trainer) -> None:
 
 @pytest.fixture(scope="session")
 def plain_weights(small_runs: SmallRuns) -> dict[str, dict[str, Tensor]]:
-    """The weights of each kind after a fit without further settings."""
+    """Return the weights of each module after a fit without further settings."""
     return {kind: weights_of(trained(small_runs, kind).lightning_module) for kind in KINDS}

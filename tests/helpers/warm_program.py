@@ -57,13 +57,13 @@ LATE = (
 
 
 class Death(NamedTuple):
-    """When a process is killed: at one of its changes of files, so that a seed chooses the same place again.
+    """Time at which a process is killed: at one of its changes of files, so that a seed chooses the same change again.
 
     Args:
-        below: Only changes below this folder are counted.
-        change: The change before which it is killed, from 0; a negative number only counts.
-        delay: Seconds after that change, which end within what follows it.
-        counted: A file that gets a byte for every change.
+        below: Folder in which changes are counted.
+        change: Number of the change before which the process is killed, from 0; a negative number only counts changes.
+        delay: Seconds between that change and the kill.
+        counted: File to which a byte is appended for every change.
     """
 
     below: str
@@ -73,10 +73,10 @@ class Death(NamedTuple):
 
 
 class WarmProgram:
-    """Starts commands of crosstask.
+    """Server that starts commands of crosstask in forked processes.
 
     Args:
-        folder: Where the processes' standard output and errors are kept.
+        folder: Folder of the processes' standard output and errors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,11 +96,11 @@ class WarmProgram:
         """Start a command.
 
         Args:
-            words: What follows ``crosstask`` on the command line.
-            cwd: Its working directory; that of the tests by default.
-            largest: Most bytes of a file: writing more fails, as on a full disk.
-            death: When it is killed.
-            environment: Variables beside those of the tests.
+            words: The words after ``crosstask`` on the command line.
+            cwd: Working directory; None for that of the tests.
+            largest: Most bytes of a file; writing more fails, as on a full disk.
+            death: Time at which the process is killed; None for never.
+            environment: Environment variables beside those of the tests.
         """
         self.started += 1
         streams = [str(self.folder / f"{self.started}.{name}") for name in ("out", "err")]
@@ -140,11 +140,11 @@ class WarmProgram:
 
     @contextmanager
     def command(self, path: Path, *, appended: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Iterator[None]:
-        """Writes a command for a shell, which runs the program here; it takes the words of ``python -m``, too.
+        """Write a command for a shell that runs the program here; it accepts the words of ``python -m``, too.
 
         Args:
-            path: Where the command is written.
-            appended: By the first word, words that are added at the end.
+            path: Path of the command.
+            appended: Words that are added at the end of a command line, by its first word.
         """
         path.write_text(COMMAND.format(python=sys.executable, socket=f"{path}.socket"))
         path.chmod(0o755)
@@ -172,25 +172,25 @@ class WarmProgram:
         return self.start(*words, cwd=cwd, largest=largest, **environment).finish()
 
     def answer(self, request: Mapping[str, Any]) -> Any:
-        """What the server answers to a request."""
+        """Return the server's answer to a request."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         print(json.dumps(request), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
 
     def close(self) -> None:
-        """End the server."""
+        """Stop the server."""
         self.server.communicate()
 
 
 class WarmProcess:
-    """A command that runs, in a session of its own.
+    """Running command, in a session of its own.
 
     Args:
-        program: Who started it.
-        words: Of the command.
-        pid: Its process id, which is the id of its session, too.
-        streams: Files of its standard output and errors.
+        program: Server that started the command.
+        words: The words of the command line.
+        pid: Process id, which is the id of the session, too.
+        streams: Files of standard output and errors.
     """
 
     def __init__(self, program: WarmProgram, words: tuple[str, ...], pid: int, streams: list[str]) -> None:
@@ -198,18 +198,18 @@ class WarmProcess:
         self.status: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit status, negative for a signal that ended it; None while it runs."""
+        """Return the exit status, negative for a signal that ended the command; None while it runs."""
         if self.status is None:
             self.status = self.program.answer({"poll": self.pid})
         return self.status
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the command a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def finish(self, timeout: float = 200) -> "subprocess.CompletedProcess[str]":
-        """Its status, output and errors after its end; after the timeout it is killed, which the status shows."""
+        """Wait for the end, and return status, output and errors; after the timeout the command is killed."""
         end = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > end:
@@ -220,7 +220,7 @@ class WarmProcess:
 
 
 def serve() -> None:
-    """Answer requests until the tests end; returns in every process that is to run a command, and at the end."""
+    """Answer requests until the tests end; return in every process that is to run a command, and at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server beside the tests
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -243,7 +243,7 @@ def serve() -> None:
 
 
 def import_everything() -> None:
-    """Import the package, and what its commands import late."""
+    """Import the package, and the libraries that its commands import late."""
     import crosstask
 
     root = Path(crosstask.__file__).parent
@@ -262,7 +262,7 @@ def parse_once() -> None:
 
 
 def become(request: Mapping[str, Any]) -> None:
-    """Make this process look like one that was started for a request."""
+    """Give this process the words, folder, environment and streams of a request."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
     os.environ.clear()
@@ -283,7 +283,7 @@ def become(request: Mapping[str, Any]) -> None:
 
 
 def die(death: Death) -> None:
-    """Have this process kill itself when a death says so."""
+    """Let this process kill itself at the time of a ``Death``."""
     counted = os.open(death.counted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     changes = 0
 

@@ -181,8 +181,8 @@ def test_a_killed_run_ends_in_the_report_of_an_undisturbed_one(
     report, resumed_report = ((run / "report/test/report.json").read_text() for run in runs)
     assert resumed_report == report
     assert f"resuming: {known} of {len(whole.splitlines())} predictions are in" in output
-    asked = sum(int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("asked this time"))
-    assert len(whole.splitlines()) - known <= asked < len(whole.splitlines())
+    answered = sum(int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("prompts answered"))
+    assert len(whole.splitlines()) - known <= answered < len(whole.splitlines())
     assert not list(parts.glob(".*"))
 
 

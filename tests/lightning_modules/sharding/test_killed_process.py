@@ -49,7 +49,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path) -> Path:
 def dying(recipe: Path, name: str) -> tuple[dict[str, Any], Path]:
     """The command of a fit whose second process is killed, and the file that this process writes then."""
     died = recipe.parent / f"{name}_died"
-    words = fit(recipe, f"{name}_killed", *TWO, *STRATEGIES[name], "--trainer.callbacks+=signalled_runs.Dies")
+    words = fit(recipe, f"{name}_killed", *TWO, *STRATEGIES[name], "--trainer.callbacks+=signalled_runs.KillProcess")
     words += [f"--trainer.callbacks.{key}={value}" for key, value in (("step", DIED_AT), ("rank", KILLED))]
     return {"words": [*words, f"--trainer.callbacks.file={died}"]}, died
 
