@@ -194,7 +194,7 @@ def adapt(
 def sampled_super_natural_instructions(
     run: Run, settings: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, Any], Path]:
-    """The recipe of ``crosstask adapt`` for its tasks, and the responses to training instances."""
+    """Sample for Super-NaturalInstructions; return the recipe of `crosstask adapt`, and the training responses."""
     splits = run.folder / "splits"
     splits.mkdir(exist_ok=True)
     for split in PARTS:
@@ -210,7 +210,7 @@ def sampled_super_natural_instructions(
 
 
 def sampled_bigbench(run: Run, settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The recipe of ``crosstask adapt`` for its tasks."""
+    """Sample for BIG-bench, and return the recipe of `crosstask adapt`."""
     names, responses, parts = generative_folders(str(folder)), {}, {}
     chat = PROMPTS[settings.prompt][1]
     for part in PARTS:

@@ -229,6 +229,7 @@ class BilevelStream:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the number of theta steps whose batch was yielded."""
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -222,6 +222,7 @@ class TrainStream:
             yield self.plan.kind.collate(documents, step_targets)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last complete optimizer step."""
         return {"window": self.position.window, "row": self.position.row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -222,6 +222,7 @@ class _Columns:
         return len(self._lengths)
 
     def append(self, document: TokenizedExample) -> None:
+        """Add a document."""
         self._holes += [(len(self), *hole) for hole in document.holes]
         self._lengths.append(len(document.input_ids))
         self._n_sources.append(document.n_source)
@@ -247,6 +248,7 @@ class _Columns:
         return {name: array for name, array in arrays.items() if len(array) or name in ("lengths", "n_sources")}
 
     def counts(self) -> dict[str, Any]:
+        """Return the counts to store in ``meta.json``."""
         return {
             "tokens": sum(self._lengths),
             "skipped": dict(self._skipped),

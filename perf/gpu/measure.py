@@ -1,4 +1,4 @@
-"""Runs every measurement that needs a GPU, each in its own process within its time, and writes one JSON.
+"""Run all measurements that need a GPU, each in a process of its own with a time limit, and write one JSON.
 
     python perf/gpu/measure.py runs/gpu.json [--toy] [--sections training_125m ranking]
 
@@ -24,12 +24,12 @@ BF16 = ["--device=cuda", "--dtype=bfloat16"]
 
 
 class Section(NamedTuple):
-    """A measurement.
+    """Measurement that runs a script.
 
     Args:
-        command: Script in perf/ and its words.
-        toy: The words at toy size, on a CPU.
-        limit: Seconds.
+        command: Script in perf/, and its options.
+        toy: The options at toy size, on a CPU.
+        limit: Time limit in seconds.
     """
 
     command: list[str]
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def run(words: list[str], limit: float) -> dict[str, Any]:
-    """The lines of JSON that a script printed, or its error."""
+    """Run a script, and return the JSON that it printed, or its error."""
     words = words if words[0].startswith("-") else [str(PERF / words[0]), *words[1:]]
     began = time.monotonic()
     paths = [str(PERF), os.environ.get("PYTHONPATH", "")]
@@ -153,7 +153,7 @@ def run(words: list[str], limit: float) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The device and the versions that decide speeds."""
+    """Return the device, and the versions of the libraries that decide speeds."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""Writes the section `On a GPU` of docs/performance.md from the JSON of perf/gpu/measure.py.
+"""Write the section `On a GPU` of docs/performance.md from the JSON of perf/gpu/measure.py.
 
     python perf/gpu/page.py runs/gpu.json docs/performance.md
 
@@ -12,7 +12,7 @@ from typing import Any
 
 BEGIN, END = "<!-- perf/gpu.sh: begin -->", "<!-- perf/gpu.sh: end -->"
 GOALS = {"training_1.3b": 0.5, "training_6.7b": 0.55}
-"""Model FLOPs utilization that is expected; published: 50 to 55% for 7B on A800."""
+"""Expected model FLOPs utilization, by section; published are 50 to 55% for 7B on A800."""
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def replaced(page: str, text: str) -> str:
-    """The page with the text between its two comments.
+    """Return the page with `text` between its two comments.
 
     Raises:
         ValueError: The page lacks them.
@@ -43,7 +43,7 @@ def replaced(page: str, text: str) -> str:
 
 
 def section(results: dict[str, Any]) -> str:
-    """The measurements as Markdown."""
+    """Return the measurements as Markdown."""
     machine, sections = results["machine"], results["sections"]
     lines = [
         f"`perf/gpu.sh` on one {machine['device']}, torch {machine['torch']}, transformers {machine['transformers']}, "
@@ -61,7 +61,7 @@ def section(results: dict[str, Any]) -> str:
 
 
 def training_table(sections: dict[str, Any]) -> list[str]:
-    """Steps of training: tokens a second, utilization and memory."""
+    """Return the table of training steps: tokens per second, utilization and memory."""
     rows = [
         (GOALS.get(name), result)
         for name, entry in sections.items()
@@ -88,7 +88,7 @@ def training_table(sections: dict[str, Any]) -> list[str]:
 
 
 def comparison_table(sections: dict[str, Any]) -> list[str]:
-    """Results with a peer."""
+    """Return the table of measurements with a peer."""
     rows = [result for entry in sections.values() for result in entry.get("results", []) if "peer" in result]
     if not rows:
         return []

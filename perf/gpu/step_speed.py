@@ -1,4 +1,4 @@
-"""Speed of training steps: real tokens a second, model FLOPs utilization and peak memory.
+"""Speed of training steps: real tokens per second, model FLOPs utilization and peak memory.
 
     python perf/gpu/step_speed.py --size 1.3b --rows 8 --compile
     python perf/gpu/step_speed.py --size llama-1.3b --rows 8 --peer
@@ -45,7 +45,7 @@ SIZES = {
     "toy": ("opt", 2, 64, 2),
     "llama-toy": ("llama", 2, 64, 2),
 }
-"""Model type, blocks, width and heads."""
+"""(model type, blocks, width, heads) of each size."""
 WARM_UP = 3
 
 
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def model_fields(size: str, length: int) -> tuple[dict[str, Any], int]:
-    """Fields of the model's configuration, and its vocabulary."""
+    """Return the fields of the model's configuration, and the size of its vocabulary."""
     kind, layers, width, heads = SIZES[size]
     vocabulary = 1_000 if size.endswith("toy") else 50_272 if kind == "opt" else 32_000
     fields = {"model_type": kind, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
@@ -112,7 +112,7 @@ def model_fields(size: str, length: int) -> tuple[dict[str, Any], int]:
 
 
 def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[CausalBatch]]:
-    """The batches of every step, warm-up included."""
+    """Return the batches of each step, warm-up included."""
     rng = np.random.default_rng(0)
     wanted = (WARM_UP + given.steps) * given.batches * given.rows
     lengths = np.clip(rng.lognormal(np.log(180), 0.65, wanted * (given.length // 100 + 2)), 16, given.length).astype(
@@ -128,7 +128,7 @@ def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[Causal
 
 
 def memory(device: torch.device) -> dict[str, int]:
-    """Bytes in use (VmRSS) and their peak (VmHWM): of torch's allocator on CUDA, else of the process."""
+    """Return the bytes in use (VmRSS) and their peak (VmHWM): of torch's allocator on CUDA, else of the process."""
     if device.type == "cuda":
         return {"VmRSS": torch.cuda.memory_allocated(), "VmHWM": torch.cuda.max_memory_allocated()}
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -137,7 +137,7 @@ def memory(device: torch.device) -> dict[str, int]:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin a new peak of ``memory``."""
+    """Reset the peak of ``memory`` to the memory in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -147,7 +147,7 @@ def reset_peak(device: torch.device) -> None:
 def own_seconds(
     model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace
 ) -> tuple[float, float]:
-    """Seconds of the measured steps, and what they cost: the same on CUDA, else seconds of the processor."""
+    """Return the seconds of the measured steps, and again their seconds on CUDA, or processor seconds without CUDA."""
     prepare_network(model, Network(gradient_checkpointing=json.loads(given.recompute), compile=given.compile))
     cuda = model.device.type == "cuda"
     settings = Optimization(learning_rate=1e-5, betas=(0.9, 0.95), fused=cuda, master_weights=given.masters)
@@ -177,14 +177,14 @@ def now(cuda: bool) -> float:
 
 
 def peer_attention(device: torch.device) -> str:
-    """FlashAttention where it is installed, else torch's fused attention."""
+    """Return the name of FlashAttention if it is installed, else of torch's fused attention."""
     from transformers.utils import is_flash_attn_2_available
 
     return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
 
 
 def peer_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace) -> float:
-    """Seconds of the measured steps in TRL, which packs the same documents again."""
+    """Return the seconds of the measured steps in TRL, which packs the same documents again."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -230,7 +230,7 @@ def peer_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: 
 
 
 def unpacked(batch: CausalBatch) -> list[dict[str, list[int]]]:
-    """The documents of a batch without its padding, as TRL reads them: token ids, and 1 for the tokens of targets."""
+    """Return the documents of a batch without padding, as TRL reads them: token ids, and 1 for target tokens."""
     ids, trained = batch.input_ids.flatten().tolist(), (batch.targets.flatten() >= 0).tolist()
     bounds, documents = batch.offsets.tolist(), []
     for start, end in pairwise(bounds):
@@ -241,7 +241,7 @@ def unpacked(batch: CausalBatch) -> list[dict[str, list[int]]]:
 
 
 def words(vocabulary: int) -> Any:
-    """A tokenizer of so many words; the documents are token ids already."""
+    """Return a tokenizer of `vocabulary` words; TRL needs one although the documents are token ids."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -35,7 +35,7 @@ class Quadratic(NamedTuple):
         return self.flat().detach() - self.target
 
     def answer(self, inverse: Tensor) -> Tensor:
-        """direct - B' inverse v."""
+        """Return the hypergradient, direct - B' inverse v, for an inverse of the Hessian."""
         return self.direct - self.B.T @ inverse @ self.v()
 
 

@@ -48,7 +48,7 @@ def tokenizer(toybench: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProgram]:
-    """Starts commands in processes."""
+    """Yield a server that starts commands in processes."""
     program = WarmProgram(tmp_path_factory.mktemp("program"))
     yield program
     program.close()
