@@ -143,7 +143,7 @@ def adapt_tasks(
 def _print_failures(adapted: "AdaptedTasks", folder: Path, tasks: int, console: Console) -> None:
     """Print the names of failed tasks, and whether an earlier report in `folder` was not replaced."""
     if not adapted.replaced:
-        console.print(f"the report in {folder} stays that of the other settings", style="red")
+        console.print(f"the report in {folder} is of other settings, and was not replaced", style="red")
     if failed := adapted.failed:
         console.print(terminal_text(f"{len(failed)} of {tasks} tasks failed: {', '.join(failed)}"), style="red")
 

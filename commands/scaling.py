@@ -78,8 +78,8 @@ def _shared_tasks(reports: Sequence[str]) -> list[str]:
     for report, tasks in zip(reports[1:], others, strict=True):
         if differ := sorted(set(tasks) ^ set(first)):
             raise ValueError(
-                f"{report} has {len(tasks)} tasks and {reports[0]} {len(first)}; they differ in {some(differ)}: scores "
-                "of different tasks are no curve. Evaluate all models on the same tasks"
+                f"{report} has {len(tasks)} tasks and {reports[0]} {len(first)}; they differ in {some(differ)}: a "
+                "line would connect scores of different tasks. Evaluate all models on the same tasks"
             )
     return first
 

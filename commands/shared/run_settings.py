@@ -76,7 +76,9 @@ def build_benchmark(settings: Settings) -> "Benchmark":
 
     benchmark = settings.get("data.init_args.benchmark")
     if benchmark is None:
-        raise ValueError("no benchmark is named: set --data.benchmark to a path of your files, or to a reader's name")
+        raise ValueError(
+            "no benchmark is named: set --data.benchmark to a path of your files, or to the name of a benchmark class"
+        )
     parser = SentenceParser()
     parser.add_argument("--benchmark", type=Benchmark | str)
     return as_benchmark(parser.instantiate(Namespace(benchmark=benchmark)).benchmark)

@@ -93,8 +93,8 @@ class BilevelPlan:
         if self._outer and steps < self.inner_steps:
             raise ValueError(
                 f"the length of training is counted in theta steps: set trainer.max_steps to at least inner_steps = "
-                f"{self.inner_steps}, since phi moves once in so many (an epoch has {self.epoch_steps()} steps), got "
-                f"{steps}"
+                f"{self.inner_steps}, since phi makes one step in so many (an epoch has {self.epoch_steps()} steps), "
+                f"got {steps}"
             )
 
     def stream(self, here: Replicas, steps: int) -> "BilevelStream":

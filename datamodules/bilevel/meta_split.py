@@ -93,7 +93,7 @@ class FileSplit(MetaSplit):
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         path = expanded(self.outer)
         if not path.is_file():
-            raise ValueError(f"no file {path}; it should list the outer tasks, one name a line")
+            raise ValueError(f"no file {path}; it should list the outer tasks, one name per line")
         listed = {name for _, name in listed_lines(path)}
         unknown = sorted(listed - {task.name for task in tasks})
         if unknown:

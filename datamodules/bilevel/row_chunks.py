@@ -81,7 +81,9 @@ def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
     """
     count = len(rows.input_ids)
     if count < 2:
-        raise ValueError(f"outer.noise_every compares halves of the outer batch, and a replica's has {count} row")
+        raise ValueError(
+            f"outer.noise_every compares halves of a replica's outer batch, which needs at least 2 rows, got {count}"
+        )
     return take_rows(rows, list(range(count // 2))), take_rows(rows, list(range(count // 2, count)))
 
 

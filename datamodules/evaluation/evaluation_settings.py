@@ -34,8 +34,8 @@ class Evaluation:
         require_positive("evaluation", max_new_tokens=self.max_new_tokens, batch_tokens=self.batch_tokens)
         if self.batch_tokens <= self.max_new_tokens:
             raise ValueError(
-                f"evaluation.batch_tokens = {self.batch_tokens} hold no prompt beside evaluation.max_new_tokens = "
-                f"{self.max_new_tokens}"
+                f"evaluation.batch_tokens = {self.batch_tokens} leave no room for a prompt beside "
+                f"evaluation.max_new_tokens = {self.max_new_tokens}"
             )
         numbers = self.shot_numbers
         if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):

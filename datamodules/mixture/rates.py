@@ -184,7 +184,9 @@ def _benchmark_shares(
     _known(extra, members, "extra")
     plain = [name for name in members if name not in extra]
     if not plain:
-        raise ValueError("every benchmark is an extra stream: at least one other must be there to reduce its share")
+        raise ValueError(
+            "every benchmark is an extra stream: leave at least one out of mixture.extra, whose share they reduce"
+        )
     counted = {name: float(sum(_capped(tasks[i], rules) for i in members[name])) for name in plain}
     shares = _proportions(counted, rules.proportions or {})
     means = {
@@ -220,7 +222,7 @@ def _sums_to_one(named: Mapping[str, float], unnamed: Collection[str]) -> float:
     if left < 0 or not unnamed:
         raise ValueError(
             f"proportions must sum to 1, got {sum(named.values()):g} for {', '.join(named)}"
-            + ("" if unnamed else "; none is left to take the rest")
+            + ("" if unnamed else "; no benchmark is left for the rest")
             + ("; a collection in mixture.extra takes its share from all others in proportion" if left < 0 else "")
         )
     return left

@@ -110,7 +110,7 @@ def read_sealed(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): {WAY_OUT}") from error
     if not intact:
-        raise ValueError(f"{path} is damaged, its checksum is another: {WAY_OUT}")
+        raise ValueError(f"{path} is damaged, its checksum differs from the recorded one: {WAY_OUT}")
     for name, (size, _) in meta["files"].items():
         there = (folder / name).stat().st_size if (folder / name).is_file() else None
         if there != size:
@@ -134,7 +134,9 @@ def verify_files(folder: Path, meta: Mapping[str, Any], names: Collection[str] |
         if names is None or name in names:
             with open(folder / name, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise ValueError(f"{folder / name} is damaged, its checksum is another: {WAY_OUT}")
+                    raise ValueError(
+                        f"{folder / name} is damaged, its checksum differs from the recorded one: {WAY_OUT}"
+                    )
 
 
 def _seal(content: Mapping[str, Any]) -> str:

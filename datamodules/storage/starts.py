@@ -62,7 +62,7 @@ def current_start(path: Path) -> Start | None:
     start = Start(**{**content, "tasks": {name: _task(of) for name, of in content["tasks"].items()}})
     if all_gone(start.read):
         rank_zero_info(
-            f"the data files are not there any more: the documents that were prepared from them train ({path})"
+            f"the data files do not exist any more: training uses the documents that were prepared from them ({path})"
         )
     return start
 

@@ -76,7 +76,7 @@ def test_every_task_has_a_panel(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "b/report.json").read_text())
     del content["tasks"]["two"]
     (tmp_path / "b/report.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="they differ in two: scores of different tasks are no curve"):
+    with pytest.raises(ValueError, match="they differ in two: a line would connect scores of different tasks"):
         plot_scaling(reports, str(tmp_path / "other.svg"))
 
 

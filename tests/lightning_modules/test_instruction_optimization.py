@@ -186,7 +186,9 @@ def test_halves_of_the_outer_batch_tell_how_noisy_the_hypergradient_is(make_bile
         )
         assert_close(sum(parts), whole)
         assert [len(half.input_ids) for half in halves(rows)] == [2, 2]
-        with pytest.raises(ValueError, match="compares halves of the outer batch, and a replica's has 1 row"):
+        with pytest.raises(
+            ValueError, match="compares halves of a replica's outer batch, which needs at least 2 rows, got 1"
+        ):
             halves(take_rows(rows, [0]))
 
 

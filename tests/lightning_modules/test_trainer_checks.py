@@ -56,7 +56,10 @@ REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
     "width": (lambda: Representation(width=0), "width must be at least 1"),
     "exponent": (lambda: Demonstrations(exponent=NAN), "exponent must be finite"),
     "labels": (lambda: OptionRanking(labels=-1), "labels must be 0"),
-    "budget": (lambda: Evaluation(max_new_tokens=64, batch_tokens=64), "batch_tokens = 64 hold no prompt beside"),
+    "budget": (
+        lambda: Evaluation(max_new_tokens=64, batch_tokens=64),
+        "batch_tokens = 64 leave no room for a prompt beside",
+    ),
     "answers": (lambda: Evaluation(max_new_tokens=0), "max_new_tokens must be at least 1, got 0"),
     "shots": (lambda: Evaluation(shots=[0, -2]), "different numbers of at least 0"),
     "rows": (lambda: Rows(length=0), "rows.length must be at least 1, got 0"),
