@@ -46,7 +46,7 @@ from .shared.outputs import require_own_report
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_function(adapt_tasks, words, benchmarks=True)
 
 

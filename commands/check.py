@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     if words and not words[0].startswith("-"):
         run_function(check_files, words)
     else:

@@ -83,7 +83,7 @@ class Reading:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_function(classify_tasks, words, benchmarks=True)
 
 

@@ -16,7 +16,7 @@ from .shared.run_settings import Settings, build_data, run_on_settings
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_on_settings(draw_instructions, words)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch and transformers, which the help does not need
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_on_settings(plan_training, words, parts=("trainer", "model", "data"))
 
 

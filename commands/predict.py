@@ -33,7 +33,7 @@ AT_ONCE = 1024
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     if any(word.partition("=")[0] == "--inputs" for word in words):
         run_function(answer_inputs, words)
         return

@@ -52,7 +52,7 @@ from .shared.score_progress import finished_scores, score_progress
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_function(select_samples, words, benchmarks=True)
 
 

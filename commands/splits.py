@@ -21,7 +21,7 @@ from .shared.recipe_runs import Metric, try_recipes
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_function(search_splits, words)
 
 

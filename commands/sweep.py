@@ -28,7 +28,7 @@ from .shared.sweep_runs import SweepRun, sweep_runs, train_and_evaluate, write_r
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_function(run_sweep, words)
 
 

@@ -13,7 +13,7 @@ from .shared.function_command import run_function
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command with the words of a command line."""
+    """Run the command with the words after its name."""
     run_function(write_benchmark, words)
 
 

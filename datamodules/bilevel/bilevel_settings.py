@@ -67,7 +67,8 @@ class InstructionTexts:
 
     An embedder computes the instruction from z, the input and target of the instance. An extractor chooses it among
     exemplars, solved training examples of the task. On the command line, `length`, `exemplars` and `demonstrations`
-    also set the module's arguments of these names.
+    also set the module's arguments of these names. The preset is the datamodule's `preset`: ``paper``,
+    ``released_code`` or ``fast`` (bilevel/presets.py).
 
     Args:
         length: Tokens of an embedder's instruction, and most tokens of an exemplar.

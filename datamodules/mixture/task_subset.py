@@ -15,8 +15,8 @@ class TaskSubset:
 
     A smaller subset is contained in a larger one. Tasks whose data is also evaluated are in every subset, or their
     categories are, so that fully supervised tasks stay so. Levels of generalization are those of all training tasks,
-    whatever the subset, so that runs with different subsets are compared on the same tasks. Extra streams always train
-    and are not counted.
+    whatever the subset, so that runs with different subsets are compared on the same tasks. Extra streams
+    (``mixture.extra``) always train, and are not counted.
 
     Args:
         tasks: Number of tasks, in a random order.

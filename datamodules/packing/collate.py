@@ -140,7 +140,12 @@ class CausalRows:
         return Cuts(lengths > self.length, lengths - n_sources > self.length)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> CausalBatch:
-        """Return the batch of some rows. ``targets`` are shifted here, and nowhere else."""
+        """Return the batch of some rows. ``targets`` are shifted here, and nowhere else.
+
+        Args:
+            rows: The documents of each row.
+            step_targets: Number of targets in the whole optimizer step.
+        """
         shape = (len(rows), self.length)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         targets = np.full(shape, IGNORE_INDEX, dtype=np.int64)
@@ -225,6 +230,12 @@ class Seq2SeqRows:
         return Cuts((n_sources > self.source_length) | target_cut, target_cut)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> Seq2SeqBatch:
+        """Return the batch of some rows.
+
+        Args:
+            rows: The documents of each row.
+            step_targets: Number of targets in the whole optimizer step.
+        """
         input_ids = np.full((len(rows), self.source_length), self.pad_token_id, dtype=np.int64)
         targets = np.full((len(rows), self.target_length), IGNORE_INDEX, dtype=np.int64)
         offsets, target_offsets = [], []

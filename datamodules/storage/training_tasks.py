@@ -24,8 +24,8 @@ class TrainingTasks:
     Args:
         preparation: Settings of rendering and tokenization.
         names: Names of the tasks of each split (``train``, ``validation``, ``test``).
-        folders: Names of known folders in the store, by task. The folder of another task is computed from its data
-            files.
+        folders: Names of the tasks' folders in the store, as far as they are known, by task. The name of another
+            task's folder is computed from its data files.
     """
 
     def __init__(
