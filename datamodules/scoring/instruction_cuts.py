@@ -21,7 +21,11 @@ def instruction_cut(cut: Cut | None, *, faithful: bool) -> Cut:
 
 
 def kept_ends(count: int, cut: Cut) -> tuple[int, int]:
-    """Divide `count` remaining tokens into (tokens at the beginning, tokens at the end) of an instruction.
+    """Return how many of `count` remaining tokens are from the beginning and from the end of an instruction.
+
+    Args:
+        count: Number of tokens that remain.
+        cut: Part that is cut: ``middle``, ``end`` or ``beginning``.
 
     >>> kept_ends(5, "middle"), kept_ends(5, "end"), kept_ends(5, "beginning")
     ((2, 3), (5, 0), (0, 5))
@@ -31,7 +35,12 @@ def kept_ends(count: int, cut: Cut) -> tuple[int, int]:
 
 
 def kept_places(length: int, count: int, cut: Cut) -> NDArray[np.int64]:
-    """Return the indices of the tokens that remain of `length` tokens, at most `count`.
+    """Return the indices of the tokens that remain of an instruction of `length` tokens.
+
+    Args:
+        length: Tokens of the instruction.
+        count: Most tokens that remain.
+        cut: Part that is cut: ``middle``, ``end`` or ``beginning``.
 
     >>> kept_places(6, 3, "middle").tolist(), kept_places(2, 3, "middle").tolist()
     ([0, 4, 5], [0, 1])
