@@ -1,4 +1,4 @@
-"""Repeat a training step whose loss or gradient was not finite, from the dump that training wrote when it stopped.
+"""Repeat a training step that was not finite, from the dump that training wrote when it stopped.
 
 It prints the losses and gradient norms of the step and of each batch, and the first module whose output is not finite.
 The message with which training stopped names the dump's folder.
