@@ -1,4 +1,4 @@
-"""Download collections of tasks by git or from the Hugging Face hub, and explain the files to place by hand.
+"""Download collections of tasks by git or from the Hugging Face hub; name the files to place by hand.
 
 The variable CROSSTASK_DATA names the data folder. A part of a collection appears complete or not at all; an interrupted
 download resumes, and files that were placed by hand are kept. docs/data.md lists the collections.
