@@ -39,7 +39,7 @@ def check_files(
     """Check files of your own tasks, and print the result.
 
     Args:
-        data: One file, folder or hub name, in a list.
+        data: A file, a folder or a hub name; exactly one.
         form: Form of the rows; by default it is recognised from the columns, and reported.
         columns: Column of the file for each field of the form, e.g. ``{input: question, output: answer}``.
         roles: Role (system, user or assistant) of other names of speakers, e.g. ``{bot: assistant}``.

@@ -45,7 +45,7 @@ def run_sweep(
     """Train and evaluate the arms of a sweep, one after another, and report them.
 
     Args:
-        sweep: One YAML that declares the sweep, by path or by name, in a list.
+        sweep: YAML that declares the sweep, by path or by name; exactly one.
         output: Folder of the runs, and of report.html, report.md and report.json.
         recipe: YAML of `crosstask fit` in place of the sweep's, by path or by name, e.g. that of a smaller model.
         model: Hub name or folder of the pretrained model; by default the recipe's.
