@@ -65,32 +65,31 @@ def test_a_broken_transfer_is_repeated_and_a_torn_file_places_nothing(
     assert not (tmp_path / "data/crossfit/kilt_wow").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "refused", "message"),
-    [
-        ({"hub": "kilt_task"}, "", "no such dataset on the hub, or it is private; if it was renamed, correct `hub`"),
-        ({}, "GatedRepo", "accept the licence (MIT) there, log in with `hf auth login`"),
-        ({}, "500", "the hub answered with the error 500"),
-        ({"revision": "v9"}, "", "no revision 'v9'"),
-        ({"config": "aida"}, "", "no such configuration and split; there are aidayago2/train"),
-        ({"split": "dev"}, "", "no such configuration and split; there are aidayago2/train"),
-        ({"rows": 51}, "", "50 rows, and there were 51 when the table was written, so upstream has changed"),
-        (
-            {"columns": {"inputs": {"from": "inputs"}}},
-            "",
-            "nothing at inputs, from which 'inputs' is made; nearest: input; there are",
-        ),
-    ],
-    ids=["name", "gated", "error", "revision", "config", "split", "rows", "columns"],
-)
-def test_what_the_hub_lacks_is_named(
-    program: WarmProgram, hub: SmallHub, tmp_path: Path, changes: dict[str, Any], refused: str, message: str
-) -> None:
-    if refused:
-        hub.refused["kilt_tasks"] = refused
-    printed = download(program, hub, tmp_path, part(**changes))
-    assert message in printed
-    assert "1 of 1 parts were not obtained" in printed
+LACKING: dict[str, tuple[dict[str, Any], str]] = {
+    "name": ({"hub": "kilt_task"}, "no such dataset on the hub, or it is private; if it was renamed, correct `hub`"),
+    "gated": ({"hub": "gated"}, "accept the licence (MIT) there, log in with `hf auth login`"),
+    "error": ({"hub": "faulty"}, "the hub answered with the error 500"),
+    "revision": ({"revision": "v9"}, "no revision 'v9'"),
+    "config": ({"config": "aida"}, "no such configuration and split; there are aidayago2/train"),
+    "split": ({"split": "dev"}, "no such configuration and split; there are aidayago2/train"),
+    "rows": ({"rows": 51}, "50 rows, and there were 51 when the table was written, so upstream has changed"),
+    "columns": (
+        {"columns": {"inputs": {"from": "inputs"}}},
+        "nothing at inputs, from which 'inputs' is made; nearest: input; there are",
+    ),
+}
+"""Parts that cannot be obtained by name, and what is printed of each."""
+
+
+def test_what_the_hub_lacks_is_named(program: WarmProgram, hub: SmallHub, tmp_path: Path) -> None:
+    for name, error in (("gated", "GatedRepo"), ("faulty", "500")):
+        hub.files[name], hub.refused[name] = hub.files["kilt_tasks"], error
+    parts = [part(name=name, to=f"crossfit/{name}/train.jsonl", **changes) for name, (changes, _) in LACKING.items()]
+    printed = download(program, hub, tmp_path, *parts)
+    for name, (_, message) in LACKING.items():
+        (line,) = [line for line in printed.splitlines() if f"{name}: failed" in line]
+        assert message in line
+    assert "8 of 8 parts were not obtained" in printed
     assert not (tmp_path / "data/crossfit").exists()
 
 
