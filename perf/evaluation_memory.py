@@ -1,7 +1,7 @@
-"""Peak memory and seconds until the evaluation of a large dataset has its first batch, under every template.
+"""Peak memory and seconds until the evaluation of a large dataset has its first batch, under all original templates.
 
-    CROSSTASK_DATA=folder python perf/evaluation_memory.py cnn_dailymail    11,490 rows of 800 words, 9 templates
-    CROSSTASK_DATA=folder python perf/evaluation_memory.py anli_r3          1,200 rows, 15 templates, 5 shots, ranked
+    CROSSTASK_DATA=folder python perf/evaluation_memory.py cnn_dailymail    11,490 rows of 800 words, 7 templates
+    CROSSTASK_DATA=folder python perf/evaluation_memory.py anli_r3          1,200 rows, 5 shots, ranked
 
 The rows are random words in the number and length of the real test sets; PromptSource's templates are read from
 CROSSTASK_DATA. The first start renders the prompts, a later one reads them from the store; each is a process.
