@@ -13,15 +13,15 @@ from .overlap import Document
 
 @dataclass(frozen=True)
 class TaskTexts:
-    """Inputs and references of the examples that a run with these settings trains on and evaluates.
+    """Texts that training and evaluation may share: inputs and references of the examples that a run uses.
 
-    A task's definition (the instruction that all its examples share) is not compared, since it leaks nothing. If each
-    example has its own instruction, the instruction is part of the input.
+    The definition, which all examples of a task share, is left out: its overlap gives no answer away. If each example
+    has its own instruction, the instruction is part of the input.
 
     Args:
         benchmark: Source of tasks and examples.
-        instances: Numbers of instances for training, validation and test.
-        seed: Seed of the choice of instances.
+        instances: Largest number of instances of a task in training, validation and test.
+        seed: The run's seed, with which it chooses these instances.
     """
 
     benchmark: Benchmark

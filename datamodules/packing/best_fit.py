@@ -115,7 +115,12 @@ def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 
 
 def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Put every document into its own row, which is padded; for models without document attention.
+    """Put every document into a padded row of its own; for models that cannot keep packed documents apart.
+
+    Args:
+        sizes: int [n], columns of a row that each document takes.
+        capacity: Columns of a row.
+        generator: Not used; the other packing functions draw from it.
 
     Raises:
         ValueError: A size is below 1 or above the capacity.

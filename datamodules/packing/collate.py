@@ -34,9 +34,9 @@ class Cuts(NamedTuple):
 class RowKind(Protocol):
     """Layout of packed rows for one kind of model: decoder-only, encoder-decoder, or scorer.
 
-    Methods take arrays over n documents: `lengths` int [n], tokens of each document, and `n_sources` int [n], how many
-    of these are source. `holes` int [h, 3] are (document, begin, end) of the tokens between the targets of
-    conversations.
+    Methods take arrays over n documents: `lengths` int [n], tokens of each document, and `n_sources` int [n], its first
+    tokens that have no loss (the source). In a conversation with several targets, the tokens between two targets have
+    no loss either: `holes` int [h, 3] lists them as (document, begin, end), positions in the document, end exclusive.
     """
 
     @property

@@ -178,7 +178,8 @@ def tokenize_sources(
         sources: Texts of the prompts.
         pair: Whether the model is an encoder-decoder, so that eos ends a source.
         bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
-        joint: Text between source and target, as in training; empty keeps spaces at the end of a source.
+        joint: Text between source and target, as in training. Unless it is empty, spaces at the end of a source are
+            dropped, as training drops them.
     """
     head, end = leading_tokens(tokenizer, bos), [tokenizer.eos_token_id] if pair else []
     texts = list(sources) if pair else [_stripped(source, joint) for source in sources]

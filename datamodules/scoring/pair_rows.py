@@ -216,13 +216,15 @@ class ScoredRows:
         return self.frame.join(instruction.tolist(), sides[1][: int(kept[1])].tolist(), label, group)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
-        """Return the batch of some rows of pairs. The label of a pair without one is NaN.
+        """Return the batch of some rows of pairs of instruction and response; a pair without a label gets NaN.
 
-        Neighbours in a row with the same group number are one group of the batch.
+        Adjacent pairs of a row with the same group number form a group: the responses to one instruction, which a
+        ranking loss compares.
 
         Args:
-            rows: The pairs of each row.
-            step_targets: Pairs, or groups, of the whole optimizer step, over which its loss is a mean.
+            rows: The tokenized pairs of each row.
+            step_targets: Divisor of the loss: the pairs of the whole optimizer step over all replicas and accumulated
+                batches, or its groups with a ranking loss.
 
         Raises:
             ValueError: A label is outside [0, 1].

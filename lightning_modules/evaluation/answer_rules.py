@@ -33,7 +33,9 @@ def folded(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """Return the folded text without quotes, brackets and full stops around it; signs and decimal points stay.
+    """Return the text, folded (see ``folded``), without quotes, brackets and, at its end, marks like a full stop.
+
+    Signs, decimal points and text that is nothing but punctuation stay.
 
     >>> bare("(A)"), bare(" 'Yes'. "), bare("-1.5"), bare("?")
     ('a', 'yes', '-1.5', '?')

@@ -84,11 +84,11 @@ class StepShape(NamedTuple):
 
     Args:
         rows: Rows of the micro-batch.
-        columns: Columns of a row.
-        targets: Target columns of a row; only these have logits.
-        target_columns: Decoder columns of a row in an encoder-decoder model; None in other models.
-        accumulated: Whether gradients of earlier micro-batches of the step exist already.
-        chunked: Whether the loss of many targets is computed in chunks of the vocabulary.
+        columns: Columns (tokens and padding) of a row; of the encoder's row in an encoder-decoder model.
+        targets: Columns of a row that predict a target token; logits are computed for these only.
+        target_columns: Columns of the decoder's row, with padding; None for a decoder-only model.
+        accumulated: Whether gradients of earlier micro-batches of the step already occupy memory.
+        chunked: Whether the loss of many targets is computed in chunks, so that the whole logits never exist.
     """
 
     rows: int

@@ -85,11 +85,15 @@ def deeper(few: Phases, more: Phases, *, further: float) -> Phases:
 
 
 class PhaseRecord:
-    """Peak memory of each phase, updated by a tracker that calls ``see`` at every change.
+    """Peak memory of a device in each phase of a training step: forward and backward of each block, and the optimizer.
+
+    torch's memory tracker calls ``update`` whenever a tensor is allocated or freed. The memory of the largest total is
+    kept for each phase, in ``held``.
 
     Args:
-        blocks: Blocks of the model, in the order of the forward pass.
-        measure: Returns the memory of a device from the tracker's bytes by kind.
+        blocks: Transformer blocks of the model, in the order of the forward pass. Hooks on them notice the phase.
+        measure: Function from the tracker's counts (bytes by kind: parameters, gradients, activations ...) to the
+            `Memory` of one device.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], measure: Measure) -> None:
@@ -101,6 +105,7 @@ class PhaseRecord:
             block.register_forward_hook(partial(self._watch, place))
 
     def update(self, snapshot: Mapping[Any, int]) -> None:
+        """Count the bytes by kind that are allocated now."""
         memory = self.measure({kind.value if isinstance(kind, Enum) else kind: size for kind, size in snapshot.items()})
         if self.now not in self.held or memory.total > self.held[self.now].total:
             self.held[self.now] = memory

@@ -29,13 +29,14 @@ class PlannedRun:
         arguments: Arguments of the module.
         data: Arguments of the datamodule.
         trainer: Arguments of the trainer.
-        network: The module's `network`.
+        network: Attention, dropout, recomputation and parameter type of the model.
         lora: Adapters that are trained; None if all weights are.
-        outer: Outer level of instruction optimization; None for instruction tuning.
+        outer: Settings of the outer level, which updates the instructions; None for instruction tuning.
         layout: How the model is divided over devices.
-        config: Configuration of the model.
-        shape: Micro-batch of a device.
-        rows: Rows of an optimizer step over all devices; in instruction optimization, of a theta step.
+        config: transformers' configuration of the model.
+        shape: Size of a device's micro-batch.
+        rows: Rows of an optimizer step over all devices; in instruction optimization, of an inner step, which updates
+            the model's weights.
     """
 
     arguments: Mapping[str, Any]

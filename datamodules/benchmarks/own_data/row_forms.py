@@ -86,7 +86,7 @@ class RowForm:
         return f"{self.name} ({renamed})" if renamed else self.name
 
     def example(self, task: str, index: int, row: Row) -> Example:
-        """Return the example of a row; it is skipped, with the reason, if the row cannot be used.
+        """Return the example of a row; a row that cannot be used gives one whose ``skipped`` is the reason.
 
         Args:
             task: Name of the task.
