@@ -185,6 +185,11 @@ class TrainerCLI(LinkedCLI):
                 "within an optimizer step, too; use the callback Preemption and --ckpt_path last, or give a path"
             )
         path = self._last_checkpoint() if given == "last" else given
+        if path is None and given == "last" and self.subcommand != "fit":  # Lightning would take the untrained weights
+            raise ValueError(
+                f"--ckpt_path last: there is no checkpoint of a run below {self.trainer.default_root_dir}: set "
+                "trainer.default_root_dir to the folder of the run, or give the path of the checkpoint"
+            )
         if path is None or "://" in str(path):
             if self.subcommand == "fit":
                 require_own_checkpoints(self.trainer, None)

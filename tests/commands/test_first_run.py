@@ -84,6 +84,9 @@ def test_each_run_has_its_own_folder(words: list[str]) -> None:
     assert not Path("runs/fit-1/version_1").exists()  # nothing of the rejected runs
     with pytest.raises(ValueError, match="--ckpt_path last is looked for in the run's folder"):
         run_trainer([*again, "--ckpt_path=last"])
+    for command in ("test", "validate"):  # Lightning would only warn, and evaluate the weights before training
+        with pytest.raises(ValueError, match=r"no checkpoint of a run below .*runs/none: set trainer.default_root_dir"):
+            run_trainer([command, *again[1:], "--trainer.default_root_dir=runs/none", "--ckpt_path=last"])
     longer = run_trainer(
         ["fit", "--config=runs/fit-1/version_0/config.yaml", "--ckpt_path=last", "--trainer.max_steps=3"]
     )
