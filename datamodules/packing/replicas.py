@@ -123,34 +123,56 @@ class Process(NamedTuple):
 
 
 def process_of_job(environment: Mapping[str, str] = os.environ) -> Process:
-    """Return this process's rank in a job of torchrun, srun or a SLURM job array; in other cases, the only process.
+    """Return this process's rank among those of torchrun, srun and a SLURM job array; else, the only process.
 
-    A SLURM batch script that does not call srun is one process, whatever number of tasks it requests.
+    The tasks of an array share the work: with two tasks of four processes each, the size is 8. A SLURM batch script
+    that does not call srun is one process, whatever number of tasks it requests.
+
+    Raises:
+        ValueError: The numbers of the array's tasks have gaps, so that shares would be left out.
     """
+    here = Process()
     for rank, size, local in (
         ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ):
         if rank in environment and size in environment:
-            return Process(int(environment[rank]), int(environment[size]), int(environment.get(local, 0)))
-    if "SLURM_ARRAY_TASK_ID" in environment:
-        first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
-        return Process(int(environment["SLURM_ARRAY_TASK_ID"]) - first, int(environment["SLURM_ARRAY_TASK_COUNT"]))
-    return Process()
+            here = Process(int(environment[rank]), int(environment[size]), int(environment.get(local, 0)))
+            break
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return here
+    place, count = _array_task(environment)
+    return Process(place * here.size + here.rank, count * here.size, here.local)
+
+
+def _array_task(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return the place of a job array's task among its tasks, from 0, and their count."""
+    number, count, first, last, step = (
+        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("ID", 0), ("COUNT", 1), ("MIN", 0), ("MAX", -1), ("STEP", 1))
+    )
+    if last >= 0 and first + (count - 1) * step != last:
+        raise ValueError(
+            f"the {count} tasks of the job array have numbers from {first} to {last} with gaps, and shares of the work "
+            f"would be left out: submit it with --array=0-{count - 1}"
+        )
+    return (number - first) // step, count
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str:
     """Return what the processes of this job have in common, and other jobs do not; empty if that is unknown.
 
-    It is torchrun's run id (a new one for every job of one machine, or `--rdzv_id`), SLURM's job and step, or the id
-    of the job array.
+    It is the id of the job array, SLURM's job and step, or torchrun's run id (a new one for every job of one machine,
+    or `--rdzv_id`).
     """
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"array {environment['SLURM_ARRAY_JOB_ID']}"
     if "RANK" in environment and "WORLD_SIZE" in environment:
         run = environment.get("TORCHELASTIC_RUN_ID", "none")
         return "" if run == "none" else f"torchrun {run}"
     if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
         return f"step {environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
-    return f"array {environment['SLURM_ARRAY_JOB_ID']}" if "SLURM_ARRAY_JOB_ID" in environment else ""
+    return ""
 
 
 def batch_seed(seed: int, batch_idx: int, here: Replicas) -> int:
