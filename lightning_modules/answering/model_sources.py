@@ -41,21 +41,27 @@ def model_folder(source: str) -> Iterator[str]:
 def folder_of_run(path: Path) -> Path:
     """Return the model in a run's folder.
 
-    It is the folder itself if it holds a model, else the newest export below it, else the checkpoint with the most
-    steps.
+    It is the folder itself if it holds a model, else the newest export below it, or the checkpoint with the most steps
+    where there is no export or training has gone on after it.
 
     Raises:
         ValueError: There is none.
     """
     if any((path / name).is_file() for name in CONFIGURATIONS):
         return path
-    exported = [each.parent for name in CONFIGURATIONS for each in path.glob(f"**/huggingface/{name}")]
-    if exported:
-        return max(exported, key=lambda folder: folder.stat().st_mtime)
+    exported = [each for name in CONFIGURATIONS for each in path.glob(f"**/huggingface/{name}")]
+    export = max(exported, key=_written, default=None)
     checkpoint = most_steps(sorted(path.glob("**/*.ckpt")))
+    if export is not None and (checkpoint is None or _written(checkpoint) <= _written(export)):
+        return export.parent
     if checkpoint is None:
         raise ValueError(
             f"{path} holds no model: neither {' nor '.join(CONFIGURATIONS)}, nor an export (huggingface/), nor a "
             "checkpoint (*.ckpt)"
         )
     return checkpoint
+
+
+def _written(path: Path) -> float:
+    """Return when a file or folder was last written, in seconds."""
+    return path.stat().st_mtime

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,13 @@ def test_models_come_from_checkpoints_and_folders_of_runs(
     runs = SmallRuns(toybench, tmp_path, tiny_model)
     checkpoint = saved_run(runs("tuning"), tmp_path / "run/checkpoints/last.ckpt")
     assert folder_of_run(tmp_path / "run") == checkpoint
+    export = tmp_path / "run/version_0/huggingface/config.json"
+    export.parent.mkdir(parents=True)
+    export.write_text("{}")
+    assert folder_of_run(tmp_path / "run") == export.parent
+    os.utime(export, (0, checkpoint.stat().st_mtime - 1))  # a resumed run has not exported yet
+    assert folder_of_run(tmp_path / "run") == checkpoint
+    export.unlink()
     inputs = write_lines(tmp_path / "my.jsonl", [{"prompt": "copy: cat"}])
     answers = []
     main(["export", str(checkpoint), str(tmp_path / "exported")])
