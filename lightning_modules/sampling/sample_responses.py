@@ -17,6 +17,7 @@ from ...datamodules.rendering.chat import chat_end, chat_joint, chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.schema import Turn
+from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample, SampleFile
@@ -199,8 +200,18 @@ def with_likelihoods(
     Each distinct text is scored once. It is tokenized as training targets are, whatever tokens it was generated from.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    limits: dict[str, Any] = {"max_source": max_source, "cut": cut, "cuts": Counter()}  # counted where it generates
-    scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, end=end, **limits)
+    scores = score_options(
+        model,
+        tokenizer,
+        sources,
+        texts,
+        bos=bos,
+        joint=joint,
+        end=end,
+        max_source=max_source,
+        cut=cut,
+        cuts=CutTexts(),  # in place of a warning: cuts are counted where texts are generated
+    )
     scored = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
         pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)

@@ -34,7 +34,10 @@ def test_rows_below_templates_are_the_tasks_and_the_others_are_reported(tmp_path
     source = PromptSource(templates, rows_folder=rows)
     assert source.task_names("train") == ["super_glue_rte"]
     assert len(list(source.examples("super_glue_rte"))) == 1
-    with pytest.raises(MissingFiles, match=r"rows/validation, where a \.jsonl file of rows for each task should be"):
+    with pytest.raises(
+        MissingFiles,
+        match=r"rows/validation, where a \.jsonl file of rows for each task, as `crosstask download` writes it, should",
+    ):
         PromptSource(templates, rows_folder=rows, split="validation").task_names("validation")
     flan = FLAN(str(tmp_path / "flan/templates.py"), rows_folder=str(tmp_path / "flan/rows"))
     assert flan.task_names("train") == ["rte"]

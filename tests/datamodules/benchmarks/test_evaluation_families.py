@@ -60,7 +60,7 @@ def test_mmlu_reads_the_rows_of_the_hub(tmp_path: Path) -> None:
     assert (example.targets, example.answer) == (("C",), 2)
     write(tmp_path, "a.jsonl", json.dumps(record | {"answer": 4}))
     with pytest.raises(
-        ValueError, match=r"mmlu, task anatomy: .*a.jsonl, line 1: expected 4 choices and the place of o"
+        ValueError, match=r"mmlu, task anatomy: .*a.jsonl, line 1: expected 4 choices and the index of one, got 4 and 4"
     ):
         list(MMLU(sources={"anatomy": str(path)}).examples("anatomy"))
 

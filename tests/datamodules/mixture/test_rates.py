@@ -64,7 +64,7 @@ def test_who_is_not_named_shares_what_is_left_by_capped_size() -> None:
     ("proportions", "said"),
     [
         ({"flan": 0.5, "sni": 0.6}, "sum to 1, got 1.1 for flan, sni"),
-        ({"flan": 0.5, "sni": 0.2, "t5": 0.2}, "sum to 1, got 0.9 .* none is left"),
+        ({"flan": 0.5, "sni": 0.2, "t5": 0.2}, "sum to 1, got 0.9 .* no benchmark is left"),
         ({"flan": 0.5, "sni": 0.5}, "leave nothing for t5: name each with its share"),
         ({"flann": 0.5}, r"proportions names flann \(nearest: flan\), which has no training tasks here"),
         ({"flan": -0.5}, "finite and not negative: flan"),
