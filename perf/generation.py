@@ -29,7 +29,7 @@ from training import MODEL, ROW, read_documents
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from crosstask.datamodules.evaluation.loaders import pad_prompts
+from crosstask.datamodules.evaluation.batch_loaders import pad_prompts
 from crosstask.lightning_modules.devices import number_type
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.generation.generate import generate

@@ -15,10 +15,11 @@ from ..rendering.chosen_demonstrations import read_chosen
 from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
 from ..splits import EVALUATED
+from .batch_loaders import ChainedLoader
 from .coverage import Coverage, suite_coverage
 from .evaluation_set import EvaluationSet, read_evaluation
 from .few_shot import FewShotPreparation, few_shot_preparation
-from .loaders import ChainedLoader, EvaluationLoaders
+from .loaders import EvaluationLoaders
 from .stored_evaluation import current_evaluation, store_evaluation
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.evaluation.loaders import pad_prompts
+from ...datamodules.evaluation.batch_loaders import pad_prompts
 from ...datamodules.packing.budget_batches import budget_batches
 from .decoding import Decoding, DrawTokens, StopTexts, before_end, cut_at_stop, shared_stop, texts_of_tokens
 from .generation_settings import end_tokens

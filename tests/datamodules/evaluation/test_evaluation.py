@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation import tokenized_prompts
-from crosstask.datamodules.evaluation.loaders import ChainedLoader, PromptLoader, RowLoader
+from crosstask.datamodules.evaluation.batch_loaders import ChainedLoader, PromptLoader, RowLoader
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.budget_batches import budget_batches

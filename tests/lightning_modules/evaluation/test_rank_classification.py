@@ -12,7 +12,7 @@ import torch
 from crosstask.callbacks import PredictionWriter
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.evaluation.loaders import OptionLoader
+from crosstask.datamodules.evaluation.batch_loaders import OptionLoader
 from crosstask.datamodules.evaluation.options import OptionRanking, label_options
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import Example, Task
