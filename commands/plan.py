@@ -10,7 +10,7 @@ Example:
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ..datamodules.messages import counted
+from ..datamodules.messages import counted, short_number
 from .shared.run_settings import Settings, run_on_settings
 
 if TYPE_CHECKING:  # torch and transformers, which the help does not need
@@ -88,7 +88,7 @@ def print_plan(plan: "ResourcePlan") -> None:
         f"{layout.kind}, {counted(layout.replicas, 'replica')} x {layout.tensor_parallel} tensor parallel, "
         f"{layout.precision}"
     )
-    print(f"model: {abbreviated(plan.parameters)} parameters; layout: {parallel}")
+    print(f"model: {short_number(plan.parameters)} parameters; layout: {parallel}")
     read = f"{counted(shape.rows, 'row')} of {shape.columns:,} tokens"
     print(f"a device reads {read} at a time; their logits take {plan.logits / GIB:.2f} GiB")
     need = f"{plan.memory.total / GIB:.2g} of {plan.capacity / GIB:.0f} GiB"
@@ -96,7 +96,7 @@ def print_plan(plan: "ResourcePlan") -> None:
     print(f"{verdict} with {how} recomputed: {need} (a twentieth is reserved for the allocator)")
     if plan.least is not None and plan.least != plan.recomputation:
         print(f"network.gradient_checkpointing: {_setting(plan.least)} fits and recomputes the least")
-    total = abbreviated(plan.steps * plan.tokens)
+    total = short_number(plan.steps * plan.tokens)
     print(f"{counted(plan.steps, 'step')} of {plan.tokens:,} tokens: {total} tokens")
     print(f"{plan.flops:.3g} operations a step, {_hours(plan.device_hours)}")
     if plan.cast:
@@ -116,17 +116,6 @@ def print_exchange(plan: "ResourcePlan") -> None:
         f"a step computes for {plan.compute:.3g} s and communicates for {plan.exchange.total:.3g} s if none overlaps:"
     )
     print(f"weights {weights:.3g} s, gradients {gradients:.3g} s, tensor-parallel activations {activations:.3g} s")
-
-
-def abbreviated(number: float) -> str:
-    """Return a count of parameters or tokens in thousands, millions or billions, as text.
-
-    >>> abbreviated(53_888), abbreviated(29_975_511_040), abbreviated(1_024)
-    ('53.89K', '29.98B', '1.024K')
-    """
-    units = {"B": 1e9, "M": 1e6, "K": 1e3}
-    unit = next((name for name in units if number >= units[name]), "")
-    return f"{number / units[unit]:.4g}{unit}" if unit else f"{number:g}"
 
 
 def _hours(hours: float) -> str:

@@ -40,6 +40,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def short_number(number: float) -> str:
+    """Return a number in four digits, with a suffix for thousands, millions, billions or trillions.
+
+    >>> short_number(2e8), short_number(29_975_511_040), short_number(1_024), short_number(500)
+    ('200M', '29.98B', '1.024k', '500')
+    """
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.4g}{suffix}"
+    return f"{number:g}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a phrase with the known names that are most similar to a misspelt one.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from ...datamodules.messages import short_number
 from ...datamodules.visible_text import shortened, visible
 from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .figure_style import (
@@ -311,15 +312,3 @@ def _format_sizes(axes: "Axes") -> None:
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=digits, numticks=30))
     axes.xaxis.set_major_formatter(lambda size, _: short_number(size))
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def short_number(number: float) -> str:
-    """Return a number with a suffix for its magnitude.
-
-    >>> short_number(2e8), short_number(11e9), short_number(500)
-    ('200M', '11B', '500')
-    """
-    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
-            return f"{number / unit:g}{suffix}"
-    return f"{number:g}"
