@@ -23,8 +23,8 @@ from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
 from ..datamodules.scoring.instruction_cuts import Cut
+from ..datamodules.scoring.sample_writer import SampleFile, write_generator_info
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import write_whole
 from ..lightning_modules.generation.decoding import Decoding

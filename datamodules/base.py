@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -23,7 +23,8 @@ from .bilevel.bilevel_stream import BilevelBatch
 from .evaluation.coverage import Coverage
 from .messages import counted, some
 from .packing.collate import RowBatch, pinned
-from .packing.replicas import Replicas, replicas
+from .packing.replicas import replicas
+from .plans_and_stages import EvaluationStage, TrainingPlan
 from .rendering.prompts import PromptForm
 from .rendering.tokenization import tokenizer_fingerprint
 from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
@@ -31,68 +32,6 @@ from .splits import Instances
 from .storage.preparation import Preparation
 from .storage.starts import Start
 from .stream_changes import ResumableStream, Stream, flat_settings
-
-
-class TrainingPlan(Protocol):
-    """Interface of a plan of the training examples of each optimizer step: ``MixturePlan`` or ``BilevelPlan``."""
-
-    def epoch_steps(self, epochs: float = 1.0) -> int:
-        """Return the optimizer steps of a number of epochs; a part of a step counts as one."""
-        ...
-
-    def require_steps(self, steps: int) -> None:
-        """Reject a number of optimizer steps below 1."""
-        ...
-
-    def stream(self, here: Replicas, steps: int) -> Any:
-        """Return one replica's batches of `steps` optimizer steps."""
-        ...
-
-    def report(self) -> ReportLines:
-        """Return one epoch in numbers."""
-        ...
-
-    def describe(self, steps: int) -> Description:
-        """Return the expected draws of each task in `steps` optimizer steps."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Return a digest of the first examples, equal on every process."""
-        ...
-
-    def contents(self) -> dict[str, dict[str, str]]:
-        """Return a digest of each task's documents, by group of tasks and task."""
-        ...
-
-
-class EvaluationStage(Protocol):
-    """Interface of a stage's examples as batches: ``PromptStage`` or ``ResponseStage``."""
-
-    @property
-    def examples(self) -> Sequence[EvaluationExample]:
-        """The evaluated examples, by number."""
-        ...
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """Number of examples that are not evaluated, by reason."""
-        ...
-
-    def loader(self, here: Replicas, answered: Collection[int]) -> Any:
-        """Return one replica's batches, without those whose examples are all among the numbers in `answered`."""
-        ...
-
-    def validation_loader(self, here: Replicas, answered: Collection[int]) -> Any:
-        """Return the batches of a validation: those of its loss, if there is one, then those of ``loader``."""
-        ...
-
-    def fingerprint(self) -> dict[str, str] | None:
-        """Return digests of prompts and batches; None if an interrupted evaluation cannot resume."""
-        ...
-
-    def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None:
-        """Return which tasks of a ``Suite``'s table the scored examples cover; None for other benchmarks."""
-        ...
 
 
 class BenchmarkDataModule(ResumableStream):

@@ -55,6 +55,7 @@ ORDER = {
         "scoring",
         "bilevel",
         "stream_changes",
+        "plans_and_stages",
         "base",
         "stored_training",
         "instruction_tuning",

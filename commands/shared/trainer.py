@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from jsonargparse import SUPPRESS
 from lightning import LightningModule, Trainer
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from ...callbacks.preemption import Preemption
@@ -25,14 +22,9 @@ from ...datamodules.base import BenchmarkDataModule
 from ...datamodules.messages import expanded, nearest
 from ...datamodules.worker_processes import end_when_parent_dies, is_copy_of_parent
 from ...lightning_modules.planned_training import PlannedTraining
-from ...lightning_modules.sharding.checkpoints import (
-    AnyLayoutIO,
-    read_plain_values_alone,
-    require_readable,
-    require_resumable,
-)
+from ...lightning_modules.sharding.checkpoints import require_readable, require_resumable
 from ...lightning_modules.sharding.last_checkpoint import last_checkpoint, most_steps
-from ...lightning_modules.sharding.replacing import newest_path, save_through_replacing
+from ...lightning_modules.sharding.replacing import newest_path
 from ...lightning_modules.trainer_checks import reject_spawned_processes
 from .command_docs import command_doc
 from .default_settings import log_interval
@@ -40,6 +32,7 @@ from .errors import PACKAGE
 from .library_messages import silence_libraries
 from .linked_cli import LinkedCLI, require_tokenizer
 from .parser import HelpFormatter
+from .run_checkpoints import save_last_step, set_up_checkpoints
 from .run_folders import (
     FolderInUse,
     NewFolders,
@@ -255,64 +248,11 @@ def leave_out(trainer: Any, names: Sequence[str]) -> None:
         trainer["callbacks"] = kept
 
 
-def set_up_checkpoints(trainer: Trainer) -> None:
-    """Set up a trainer's strategy to read checkpoints of any layout, as plain values, and to write them by renames.
-
-    Raises:
-        ValueError: The strategy is DeepSpeed, and the device is not CUDA.
-    """
-    strategy = trainer.strategy
-    if type(strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
-        raise ValueError(
-            f"DeepSpeed is only supported on CUDA devices, and the accelerator is "
-            f"{type(trainer.accelerator).__name__}: set trainer.strategy to auto, ddp or ShardedStrategy"
-        )
-    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
-        files = strategy.checkpoint_io
-        if type(files) is TorchCheckpointIO:
-            strategy.checkpoint_io = AnyLayoutIO()
-        elif type(files) is AsyncCheckpointIO and type(files.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = AsyncCheckpointIO(AnyLayoutIO())
-    elif isinstance(strategy, DeepSpeedStrategy | FSDPStrategy):
-        save_through_replacing(strategy)
-    read_plain_values_alone(strategy)
-
-
 class LogInterval(Callback):
     """Callback that logs short runs more often; the number of steps is known when the data is set up."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.log_every_n_steps = log_interval(trainer.max_steps)  # type: ignore[attr-defined]
-
-
-class LastStep(ModelCheckpoint):
-    """ModelCheckpoint that saves ``last.ckpt`` after the last step, whose number is known when the data is set up."""
-
-    @property
-    def state_key(self) -> str:
-        """The same key for trainings of any length, so that a longer training can resume from the checkpoint."""
-        return type(self).__name__
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._every_n_train_steps = max(0, trainer.max_steps)
-        super().setup(trainer, pl_module, stage)
-
-
-def save_last_step(trainer: Trainer) -> None:
-    """Add a callback that saves ``last.ckpt`` after the last step, if no ModelCheckpoint of the trainer saves then."""
-    for writer in [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]:
-        every, timed = writer._every_n_train_steps, writer._train_time_interval is not None
-        if writer.dirpath is not None and (timed or (every and (trainer.max_steps < 0 or trainer.max_steps % every))):
-            final = LastStep(
-                writer.dirpath,
-                every_n_train_steps=1,
-                save_last=True,
-                save_top_k=0,
-                save_weights_only=writer.save_weights_only,
-                enable_version_counter=writer._enable_version_counter,
-            )
-            trainer.callbacks.append(final)  # type: ignore[attr-defined]
-            return
 
 
 def run_trainer(words: Sequence[str]) -> TrainerCLI:

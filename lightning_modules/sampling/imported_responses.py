@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...datamodules.file_digests import file_digest
-from ...datamodules.scoring.samples import require_settings
+from ...datamodules.scoring.sample_writer import require_settings
 from ...datamodules.whole_files import whole_file
 from .batch_requests import read_answers
 

@@ -19,8 +19,9 @@ from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sourc
 from ...datamodules.schema import Turn
 from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
+from ...datamodules.scoring.sample_writer import SampleFile
 from ...datamodules.scoring.sampled_examples import SampledPrompt
-from ...datamodules.scoring.samples import Key, Sample, SampleFile
+from ...datamodules.scoring.samples import Key, Sample
 from ..attention.packable import padded_attention, require_document_attention
 from ..devices import number_type, process_device
 from ..evaluation.likelihood import score_options

@@ -13,7 +13,7 @@ from typing import IO, Any, Generic, NamedTuple, TypeVar
 from ...datamodules.data_files import parse_json
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.scoring.cut_texts import CutTexts
-from ...datamodules.scoring.samples import require_settings
+from ...datamodules.scoring.sample_writer import require_settings
 from ...datamodules.whole_files import naming
 from .cross_encoder import PairCuts
 

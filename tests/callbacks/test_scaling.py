@@ -9,7 +9,8 @@ import pytest
 from crosstask.callbacks.report.model_sizes import read_model_scores
 from crosstask.cli import main
 from crosstask.commands.scaling import plot_scaling
-from crosstask.datamodules.scoring.samples import generator_size, write_generator_info
+from crosstask.datamodules.scoring.sample_writer import write_generator_info
+from crosstask.datamodules.scoring.samples import generator_size
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -14,16 +14,9 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError, Undefined, UndefinedError, nodes
 
 from ...data_files import HALF_PAIR
-from .template_sandbox import (
-    ENVIRONMENT,
-    SEPARATOR,
-    STATE,
-    ChargeInserter,
-    ColumnError,
-    State,
-    TemplateFault,
-    WritesNull,
-)
+from .template_budget import STATE, State, TemplateFault
+from .template_filters import WritesNull
+from .template_sandbox import ENVIRONMENT, SEPARATOR, ChargeInserter, ColumnError
 
 LONGEST_OUTPUT = 2**20
 """Most characters of a rendered prompt with its answer."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
+from crosstask.datamodules.scoring.sample_writer import SampleFile
+from crosstask.datamodules.scoring.samples import ModelSamples, Sample, read_samples
 
 
 def test_a_killed_run_goes_on_after_its_last_whole_example(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from crosstask.datamodules.benchmarks.templates.jinja_templates import (
     PromptTemplate,
     RenderedPrompt,
 )
-from crosstask.datamodules.benchmarks.templates.template_sandbox import BUDGET, ENVIRONMENT, TemplateFault
+from crosstask.datamodules.benchmarks.templates.template_budget import BUDGET, TemplateFault
+from crosstask.datamodules.benchmarks.templates.template_sandbox import ENVIRONMENT
 
 
 def render(jinja: str, choices: str | None = None, **fields: object) -> RenderedPrompt:
@@ -190,7 +191,7 @@ WORK = [
 
 @pytest.mark.parametrize("work", WORK)
 def test_work_on_large_values_is_stopped_in_time(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosstask.datamodules.benchmarks.templates.template_sandbox.SECONDS", 0.2)
+    monkeypatch.setattr("crosstask.datamodules.benchmarks.templates.template_budget.SECONDS", 0.2)
     with pytest.raises(TemplateFault, match="'this one' was stopped"):
         written("{% for i in range(99999) %}" + work + "{% endfor %}", text="a" * 99_999, numbers=list(range(99_999)))
 
