@@ -170,7 +170,7 @@ def run_costs(folder: Path) -> dict[str, float]:
 
 def _add_cost(folder: Path, command: str, seconds: float) -> None:
     costs = run_costs(folder)
-    write_whole(folder / COSTS, json.dumps(costs | {command: round(costs.get(command, 0.0) + seconds, 1)}))
+    write_whole(folder / COSTS, json.dumps(costs | {command: round(costs.get(command, 0.0) + seconds, 3)}))
 
 
 def run_commands(run: SweepRun) -> Iterator[list[str]]:

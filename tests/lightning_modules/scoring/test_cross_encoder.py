@@ -298,7 +298,7 @@ def test_by_default_the_middle_is_cut(folder: Path) -> None:
     scorer = encoder(folder, cut="end")
     with pytest.warns(UserWarning, match="and 2 differ from another pair only in the part that was cut"):
         scores = scorer.score(*columns(pairs))
-    assert scores[0] == scores[1]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-7)  # rows of other shapes round differently
     assert scorer.cuts == PairCuts(pairs=3, cut=2, equal=2)
 
 
