@@ -7,9 +7,9 @@ import lightning as L
 from lightning import Callback
 from rich.console import Console
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.base import run_data
 from ..datamodules.schema import Stage
-from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.aggregation import scored_instances
 from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter

@@ -5,7 +5,7 @@ from lightning import Callback
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..datamodules.whole_files import require_new
+from ..datamodules.atomic_files import require_new
 from ..lightning_modules.huggingface_folder import export_huggingface, export_sharded
 from ..lightning_modules.sharding.sharded_models import is_sharded
 from .preemption import Preemption

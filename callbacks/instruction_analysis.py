@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
-from ..datamodules.whole_files import write_whole
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
 from .instruction_states import InstructionStates, instruction_states
 from .report.figure_style import write_figure_files

@@ -8,11 +8,11 @@ from lightning import Callback
 from rich.console import Console
 from rich.table import Table
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.base import run_data
 from ..datamodules.packing.packing_report import PackingReport
 from ..datamodules.schema import ReportLines
 from ..datamodules.visible_text import visible
-from ..datamodules.whole_files import write_whole
 from .run_folder import run_folder
 
 

@@ -9,11 +9,11 @@ import lightning as L
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.base import run_data
 from ..datamodules.data_files import parse_json
 from ..datamodules.packing.replicas import process_number
 from ..datamodules.schema import EvaluationExample, ResumableModule, Stage
-from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.answers import Answer
 from .report.predictions import answer_of, is_prediction_of, prediction_line
 from .run_folder import is_written, run_folder

@@ -15,8 +15,8 @@ import lightning as L
 import torch
 from lightning import Callback
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.packing.replicas import gathered
-from ..datamodules.whole_files import write_whole
 from .run_folder import run_folder
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ..callbacks.report.adapted_models import adapted_models, to_json, to_markdown
 from ..callbacks.report.systems import parse_systems
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import expanded
 from ..datamodules.visible_text import visible
-from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
 

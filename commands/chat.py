@@ -19,7 +19,7 @@ from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
 
 if TYPE_CHECKING:  # torch and transformers, which the help does not need
-    from ..lightning_modules.answering.conversation import Conversation
+    from ..lightning_modules.inference.conversation import Conversation
     from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 
 
@@ -58,9 +58,9 @@ def chat(
         dtype: Type of the model's parameters, e.g. bfloat16.
         device: Device of model and scorer, e.g. cuda:1; by default the GPU if there is one.
     """
-    from ..lightning_modules.answering.conversation import Conversation
-    from ..lightning_modules.answering.loading import answering_model, decoding_of
-    from ..lightning_modules.answering.model_sources import model_folder
+    from ..lightning_modules.inference.conversation import Conversation
+    from ..lightning_modules.inference.loading import answering_model, decoding_of
+    from ..lightning_modules.inference.model_sources import model_folder
     from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 
     if isinstance(model, str) or len(model) != 1:

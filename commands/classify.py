@@ -26,19 +26,19 @@ from ..callbacks.report.classification_report import (
     write_questions,
 )
 from ..datamodules import Suite
+from ..datamodules.atomic_files import require_new, write_whole
 from ..datamodules.benchmarks import Benchmark, Split
 from ..datamodules.benchmarks.own_data.file_tasks import as_benchmark
 from ..datamodules.messages import MissingFiles, expanded
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
-from ..datamodules.scoring.cut_texts import CutTexts
-from ..datamodules.scoring.instruction_cuts import Cut
+from ..datamodules.scoring.instruction_truncation import Cut
 from ..datamodules.scoring.pair_rows import Truncation
-from ..datamodules.whole_files import require_new, write_whole
+from ..datamodules.scoring.truncated_texts import CutTexts
 from ..lightning_modules.devices import number_type, process_device, scorer_type
 from ..lightning_modules.model_digest import model_digest
-from ..lightning_modules.sampling.sample_responses import load_generator
+from ..lightning_modules.sampling.response_sampler import load_generator
 from ..lightning_modules.scoring.classification import (
     Question,
     distinguishable,

@@ -10,10 +10,10 @@ Example:
 
 from collections.abc import Sequence
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.decontamination.contamination_report import THRESHOLD, compare, markdown, summary, write_decisions
 from ..datamodules.decontamination.overlap import WORDS, index_evaluation, overlaps
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import write_whole
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ..datamodules.atomic_files import require_new, whole_folder
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import require_new, whole_folder
 from .shared.function_command import run_function
 
 
@@ -107,7 +107,7 @@ def write_card(checkpoint: Path, folder: Path, name: str, licence: str | None, r
         run: Folder of the run that the card describes; None for the one above the checkpoint.
     """
     from ..callbacks.report.model_card import model_card, read_run_files, run_of_checkpoint
-    from ..datamodules.whole_files import write_whole
+    from ..datamodules.atomic_files import write_whole
     from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
 
     extras = checkpoint_extras(checkpoint)

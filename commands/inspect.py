@@ -62,7 +62,7 @@ def inspect_data(
         print_inspection(inspection, Console())
         return
     from ..callbacks.report.inspection_page import render_inspection
-    from ..datamodules.whole_files import write_whole
+    from ..datamodules.atomic_files import write_whole
 
     path = expanded(output)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ Example:
 
 from collections.abc import Sequence
 
+from ..datamodules.atomic_files import require_new, whole_folder
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import require_new, whole_folder
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 

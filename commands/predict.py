@@ -17,16 +17,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..datamodules.atomic_files import require_new
 from ..datamodules.messages import expanded
 from ..datamodules.visible_text import visible
-from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
 
 if TYPE_CHECKING:  # torch and transformers, which the help does not need
-    from ..lightning_modules.answering.answer_file import AnswerFile
-    from ..lightning_modules.answering.answering_model import AnsweringModel
-    from ..lightning_modules.answering.prompt_file import Question
     from ..lightning_modules.generation.decoding import Decoding
+    from ..lightning_modules.inference.answer_file import AnswerFile
+    from ..lightning_modules.inference.answering_model import AnsweringModel
+    from ..lightning_modules.inference.prompt_file import Question
 
 AT_ONCE = 1024
 """Number of prompts that are sorted by length and answered together."""
@@ -79,10 +79,10 @@ def answer_inputs(
     Raises:
         ValueError: A line of the inputs cannot be read; nothing is generated then.
     """
-    from ..lightning_modules.answering.answer_file import AnswerFile
-    from ..lightning_modules.answering.loading import answering_model, decoding_of
-    from ..lightning_modules.answering.model_sources import model_folder
-    from ..lightning_modules.answering.prompt_file import read_questions_file
+    from ..lightning_modules.inference.answer_file import AnswerFile
+    from ..lightning_modules.inference.loading import answering_model, decoding_of
+    from ..lightning_modules.inference.model_sources import model_folder
+    from ..lightning_modules.inference.prompt_file import read_questions_file
     from ..lightning_modules.model_digest import model_digest
 
     if isinstance(model, str) or len(model) != 1:

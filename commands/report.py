@@ -19,8 +19,8 @@ from ..callbacks.report.page import render_page
 from ..callbacks.report.page_figures import report_figures
 from ..callbacks.report.systems import parse_systems, read_system, systems_report
 from ..callbacks.report.text import render_systems_markdown
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
 

@@ -18,20 +18,20 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import expanded, some
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
-from ..datamodules.scoring.instruction_cuts import Cut
+from ..datamodules.scoring.instruction_truncation import Cut
 from ..datamodules.scoring.sample_writer import SampleFile, write_generator_info
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.visible_text import terminal_text
-from ..datamodules.whole_files import write_whole
 from ..lightning_modules.generation.decoding import Decoding
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.sampling.batch_requests import API_DECODINGS, batch_requests
 from ..lightning_modules.sampling.imported_responses import import_responses
-from ..lightning_modules.sampling.sample_responses import load_generator, sample_responses
+from ..lightning_modules.sampling.response_sampler import load_generator, sample_responses
 from ..lightning_modules.sampling.sampling_settings import RELEASED, SamplingSettings
 from .shared.function_command import run_function
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from ..callbacks.report.figure_style import figure_format, write_figure
 from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report, read_tasks
 from ..callbacks.report.score_figures import size_curves, size_panels
+from ..datamodules.atomic_files import require_new
 from ..datamodules.messages import expanded, some
 from ..datamodules.visible_text import visible
-from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
 
 

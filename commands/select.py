@@ -25,15 +25,15 @@ from ..callbacks.report.selection_table import (
     untested_remarks,
     write_choices,
 )
+from ..datamodules.atomic_files import require_new, write_whole
 from ..datamodules.messages import expanded
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rouge import Rouge
-from ..datamodules.scoring.instruction_cuts import Cut
+from ..datamodules.scoring.instruction_truncation import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
-from ..datamodules.whole_files import require_new, write_whole
 from ..lightning_modules.devices import number_type, process_device, scorer_type
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration

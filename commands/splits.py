@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
 from .shared.recipe_runs import Metric, try_recipes
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from ..callbacks.report.published_scores import compare_with_published, published_lines
 from ..callbacks.report.systems import read_system, systems_report
+from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import expanded, some
-from ..datamodules.whole_files import write_whole
 from .report import write_report_files
-from .shared.arm_collections import require_arm_collections
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
+from .shared.sweep_collections import require_arm_collections
 from .shared.sweep_declarations import Sweep, read_sweep
 from .shared.sweep_runs import SweepRun, sweep_runs, train_and_evaluate, write_run
 

@@ -7,10 +7,10 @@ Example:
 
 from collections.abc import Iterator, Sequence
 
+from ..datamodules.atomic_files import require_new, whole_folder
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.benchmarks.own_data.file_tasks import as_benchmark
 from ..datamodules.messages import expanded
-from ..datamodules.whole_files import require_new, whole_folder
 from .shared.function_command import run_function
 
 

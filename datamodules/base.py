@@ -30,7 +30,7 @@ from .rendering.tokenization import tokenizer_fingerprint
 from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
 from .splits import Instances
 from .storage.preparation import Preparation
-from .storage.starts import Start
+from .storage.prepared_starts import Start
 from .stream_changes import ResumableStream, Stream, flat_settings
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from .messages import kind
-from .noted_paths import note
+from .tracked_files import note
 
 LONGEST_LINE = 64 * 2**20
 """Most bytes of a line; a longer line is an error, since it is rarely one record."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .folder_files import files_below
 from .messages import MissingFiles
-from .noted_paths import note
+from .tracked_files import note
 
 
 def file_digest(*paths: Path) -> str:

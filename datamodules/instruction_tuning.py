@@ -8,7 +8,7 @@ from .benchmarks import Benchmark
 from .evaluation.evaluation_settings import Evaluation
 from .evaluation.loaders import EvaluationLoaders, longest_source
 from .evaluation.prompt_stage import PromptStage, read_prompt_stage
-from .mixture.rates import MixtureRules
+from .mixture.proportions import MixtureRules
 from .packing.collate import CausalRows, Seq2SeqRows
 from .packing.row_settings import Rows, require_epochs
 from .rendering.chosen_demonstrations import read_chosen

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .noted_paths import note
+from .tracked_files import note
 
 N_NAMED = 3
 """Items that a message lists; further ones are counted."""

@@ -7,14 +7,14 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark
 from .evaluation.evaluation_set import read_evaluation
-from .mixture.rates import MixtureRules
+from .mixture.proportions import MixtureRules
 from .packing.document_groups import Groups
 from .packing.row_settings import require_epochs
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.tokenization import load_tokenizer
 from .schema import Stage
-from .scoring.instruction_cuts import instruction_cut
 from .scoring.instruction_groups import instruction_groups
+from .scoring.instruction_truncation import instruction_cut
 from .scoring.pair_preparation import ScoredPreparation
 from .scoring.pair_rows import ScoredRows, pair_frame
 from .scoring.response_sets import ResponseStage, read_responses

@@ -1,6 +1,6 @@
 """Splits of a task's instances into training, validation and test, and generalization levels of tasks.
 
-Which tasks train and which are evaluated is decided in ``benchmarks/levels/task_splits.py``.
+Which tasks train and which are evaluated is decided in ``benchmarks/levels/generalization_levels.py``.
 """
 
 import hashlib

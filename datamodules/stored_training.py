@@ -17,9 +17,8 @@ from .base import BenchmarkDataModule
 from .benchmarks import Benchmark
 from .evaluation.stored_evaluation import FOLDER as EVALUATIONS
 from .messages import expanded
-from .mixture.rates import MixtureRules
+from .mixture.proportions import MixtureRules
 from .mixture.task_subset import subset_of
-from .noted_paths import noting, path_stamps
 from .packing.best_fit import Packing
 from .packing.collate import RowKind
 from .packing.document_groups import Groups
@@ -30,14 +29,15 @@ from .rendering.prompts import PromptForm
 from .rendering.tokenization import tokenizer_fingerprint
 from .schema import HasLength, Stage, Task
 from .splits import Instances
-from .storage.declared_state import declared_state
+from .storage.object_digests import declared_state
 from .storage.parallel_preparation import PreparationCounts
-from .storage.starts import FOLDER as STARTS
-from .storage.starts import Start, current_start, readers_digest, write_start
+from .storage.prepared_starts import FOLDER as STARTS
+from .storage.prepared_starts import Start, current_start, readers_digest, write_start
 from .storage.store import content_key, damage
 from .storage.stored_tasks import StoredTasks
 from .storage.training_tasks import TrainingTasks
 from .stream_changes import flat_settings
+from .tracked_files import noting, path_stamps
 
 
 class StoredRows(HasLength, Protocol):

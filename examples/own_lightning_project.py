@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from crosstask.datamodules import Bench, Benchmark, InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.benchmarks import Split
 from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
-from crosstask.datamodules.mixture.rates import MixtureRules
+from crosstask.datamodules.mixture.proportions import MixtureRules
 from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch, Example, PromptBatch, Task
 from crosstask.datamodules.splits import Instances

@@ -29,15 +29,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.masked_documents import (
+from crosstask.lightning_modules.attention.dense_masks import (
     MASKED,
     built_attention,
     read_documents_by_mask,
     reads_documents_by_mask,
     reads_masks,
 )
-from crosstask.lightning_modules.attention.packable import (
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import (
     CannotPack,
     first_position,
     padded_attention,

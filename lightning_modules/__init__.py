@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..datamodules.lazy_names import lazy_names
+from ..datamodules.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from .evaluation.likelihood import score_options

@@ -25,10 +25,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
+from .full_parameters import set_whole, whole_shape, whole_value
 from .models import architecture_class
 from .prefixes import Prefix, add_prefix
 from .quantized_blocks import dequantized, is_quantized, quantize_blocks
-from .whole_values import set_whole, whole_shape, whole_value
 
 NAME = "default"  # of the one adapter, as peft calls it
 

@@ -1,7 +1,7 @@
 """An optimizer step that is not taken if loss or gradient are not finite, under every strategy and precision.
 
-step_guard.py finds such steps; this module's hooks call it. Lightning's own step applies any gradient, and advances the
-schedule at steps that fp16 skips.
+``nonfinite_stop.py`` finds such steps; this module's hooks call it. Lightning's own step applies any gradient, and
+advances the schedule at steps that fp16 skips.
 """
 
 import math
@@ -14,8 +14,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .nonfinite_stop import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 from .optimizer_classes import set_averages
-from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 
 
 class FiniteSteps(L.LightningModule):

@@ -11,10 +11,10 @@ from .instructed_training import InstructedTraining
 from .instruction_tuning import InstructionTuningModule
 from .instructions.stored_instructions import FOLDER as LEARNED
 from .instructions.stored_instructions import write_instructions
+from .nonfinite_stop import require_finite_everywhere
 from .prefixes import save_prefix
 from .scorer import ScorerModule
 from .sharding.safetensors_folder import empty_copy, whole_tensors, write_weights
-from .step_guard import require_finite_everywhere
 
 
 def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> None:

@@ -32,7 +32,7 @@ from ..datamodules.packing.replicas import replicas
 from .adapters import LoRA, holds_whole_weights
 from .hypergradients import Diagnostics, Hypergradient, Method
 from .hypergradients.parameter_vectors import cosine, norm
-from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
+from .hypergradients.plain_gradients import averaged, gradients, resharded, zeros_where_none
 from .hyperparameters import as_group
 from .instructed_training import InstructedTraining
 from .instructions.fit_checks import reject_low_precision, reject_strategy, reject_trainer, require_agreement
@@ -43,8 +43,8 @@ from .instructions.outer_level import OuterLevel
 from .instructions.outer_report import outer_numbers, outer_warnings
 from .instructions.outer_settings import OuterSettings, outer_method
 from .models import Network
+from .nonfinite_stop import optimizer_tensors
 from .optimization import Optimization, clipped_share
-from .step_guard import optimizer_tensors
 from .target_loss import target_loss
 
 STATE = "instruction_optimization"

@@ -27,7 +27,7 @@ from .adapters import (
     start_adapters,
 )
 from .attention.document_attention import IMPLEMENTATIONS
-from .attention.packable import require_document_attention
+from .attention.isolation_checks import require_document_attention
 from .chunked_head import ChunkedHead, has_plain_head
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer

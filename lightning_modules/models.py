@@ -22,9 +22,9 @@ from transformers import (
 
 from ..datamodules.messages import nearest
 from ..datamodules.pretrained_weights import building, config_of_fields, load_pretrained, read_config
+from .attention.dense_masks import built_attention, read_documents_by_mask, reads_masks
 from .attention.document_attention import IMPLEMENTATIONS
-from .attention.masked_documents import built_attention, read_documents_by_mask, reads_masks
-from .attention.packable import (
+from .attention.isolation_checks import (
     CannotPack,
     padded_attention,
     require_document_attention,

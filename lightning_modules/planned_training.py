@@ -35,7 +35,6 @@ from .resumed_settings import (
     restore_settings,
     run_settings,
 )
-from .sharding.agreement import require_agreement
 from .sharding.checkpoints import (
     KEY,
     checkpoint_extras,
@@ -43,11 +42,12 @@ from .sharding.checkpoints import (
     read_plain_values_alone,
     require_same_model,
 )
-from .sharding.fitting_weights import require_fitting_weights
 from .sharding.plain_checkpoints import read_plain
+from .sharding.process_agreement import require_agreement
 from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_sharded, wrap_blocks
 from .sharding.strategies import sharding_of
+from .sharding.weight_shapes import require_fitting_weights
 from .sharding.zero import build_partitioned
 from .trainer_checks import (
     reject_lengths,

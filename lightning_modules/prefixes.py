@@ -21,7 +21,7 @@ from ..datamodules.finite_values import require_finite_weights
 from ..datamodules.hub_names import hub_source, with_revision
 from ..datamodules.messages import expanded
 from .attention.document_attention import IMPLEMENTATIONS
-from .attention.packable import padded_attention
+from .attention.isolation_checks import padded_attention
 
 NAME = "prefix"
 """Name of the module of virtual tokens in a model."""

@@ -15,7 +15,7 @@ from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
 from ..datamodules.schema import ScoredBatch, Stage
-from ..datamodules.scoring.instruction_cuts import Cut
+from ..datamodules.scoring.instruction_truncation import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..datamodules.finite_values import names_not_finite
 from .module_loading import load_module
+from .nonfinite_stop import gradient_norm
 from .planned_training import PlannedTraining
 from .step_dumps import BATCHES, WEIGHTS, StepFault, read_batches, read_fault
-from .step_guard import gradient_norm
 
 
 @dataclass(frozen=True)

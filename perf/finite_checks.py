@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from crosstask.datamodules.finite_values import names_not_finite
-from crosstask.lightning_modules.step_guard import gradient_norm, optimizer_tensors
+from crosstask.lightning_modules.nonfinite_stop import gradient_norm, optimizer_tensors
 
 
 def main() -> None:

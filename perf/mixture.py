@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crosstask.datamodules.mixture.draws import Mixture
-from crosstask.datamodules.mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
+from crosstask.datamodules.mixture.proportions import ExtraStream, MixtureRules, TaskSize, task_rates
 from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.packing.replicas import Replicas

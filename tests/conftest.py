@@ -31,7 +31,7 @@ LONG = (
     "test_resource_plan.py",
     "test_judge_claims.py",
     "test_disk_faults.py",
-    "test_step_guard.py",
+    "test_nonfinite_stop.py",
     "test_gpu_measurements.py",
 )
 """Files that take long: they begin, since two processes share the files, and one would wait for a long last one."""

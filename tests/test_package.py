@@ -25,7 +25,7 @@ MODULES_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 ORDER = {
     "datamodules": (
-        "noted_paths",
+        "tracked_files",
         "messages",
         "folder_files",
         "finite_values",
@@ -35,10 +35,10 @@ ORDER = {
         "file_digests",
         "hub_names",
         "pretrained_weights",
-        "lazy_names",
+        "lazy_imports",
         "record_fields",
         "visible_text",
-        "whole_files",
+        "atomic_files",
         "worker_processes",
         "schema",
         "rouge",
@@ -68,7 +68,7 @@ ORDER = {
         "hypergradients",
         "hyperparameters",
         "named_classes",
-        "whole_values",
+        "full_parameters",
         "chunked_cross_entropy",
         "chunked_head",
         "target_loss",
@@ -87,7 +87,7 @@ ORDER = {
         "trainer_checks",
         "resumed_settings",
         "step_dumps",
-        "step_guard",
+        "nonfinite_stop",
         "finite_steps",
         "planned_training",
         "evaluation",
@@ -105,7 +105,7 @@ ORDER = {
         "module_loading",
         "step_replay",
         "adaptation",
-        "answering",
+        "inference",
     ),
 }
 """Folders and files of a room: each imports only what stands before it."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...datamodules.atomic_files import write_whole
 from ...datamodules.visible_text import escape_markdown, markdown_code
-from ...datamodules.whole_files import write_whole
 from ...lightning_modules.evaluation.significance import Difference
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import SCORER, ScoredResponses, calibrated_name, choices, vote_name

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from ...datamodules.atomic_files import whole_file
 from ...datamodules.visible_text import terminal_text
-from ...datamodules.whole_files import whole_file
 from ...lightning_modules.evaluation.significance import Resampling, difference, interval
 from ...lightning_modules.scoring.classification import (
     Question,

@@ -11,8 +11,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ...datamodules.atomic_files import naming, write_whole
 from ...datamodules.visible_text import visible
-from ...datamodules.whole_files import naming, write_whole
 from .svg import clean_svg
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
+from ...datamodules.atomic_files import whole_file
 from ...datamodules.messages import some
 from ...datamodules.visible_text import terminal_text
-from ...datamodules.whole_files import whole_file
 from ...lightning_modules.scoring.cross_encoder import PairCuts
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import ScoredResponses, choices

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from ...datamodules.hub_names import with_revision
 from ...datamodules.pretrained_weights import read_config
-from ...lightning_modules.attention.packable import padded_attention
+from ...lightning_modules.attention.isolation_checks import padded_attention
 from ...lightning_modules.models import language_model_class, packing_obstacle
 from .config_names import INSTALLED
 

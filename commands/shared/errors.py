@@ -8,8 +8,8 @@ import signal
 import sys
 import traceback
 
+from ...datamodules.atomic_files import system_error
 from ...datamodules.optional_packages import missing_package
-from ...datamodules.whole_files import system_error
 
 PACKAGE = __name__.partition(".")[0]
 

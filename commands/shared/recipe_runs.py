@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import yaml
 
+from ...datamodules.atomic_files import write_whole
 from ...datamodules.data_files import read_json
 from ...datamodules.file_digests import tree_digest
 from ...datamodules.messages import expanded
 from ...datamodules.record_fields import number_field
-from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import run_command
 from .config_names import composed_settings, merged, read_settings
 

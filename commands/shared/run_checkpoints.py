@@ -7,8 +7,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 
+from ...lightning_modules.sharding.checkpoint_replacement import save_through_replacing
 from ...lightning_modules.sharding.checkpoints import AnyLayoutIO, read_plain_values_alone
-from ...lightning_modules.sharding.replacing import save_through_replacing
 
 
 def set_up_checkpoints(trainer: Trainer) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.worker_processes import is_copy_of_parent
-from .run_places import without_places_below_root
+from .run_paths import without_places_below_root
 
 RUNS = Path("runs")
 """Folder of runs that have no default_root_dir, inside the working directory."""

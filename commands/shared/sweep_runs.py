@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from ...callbacks.report.predictions import find_predictions
+from ...datamodules.atomic_files import write_whole
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import nearest, some
-from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import run_command
 from .config_names import composed_settings, merged
 from .recipe_runs import INPUTS, require_same_settings, run_inputs

@@ -22,9 +22,9 @@ from ...datamodules.base import BenchmarkDataModule
 from ...datamodules.messages import expanded, nearest
 from ...datamodules.worker_processes import end_when_parent_dies, is_copy_of_parent
 from ...lightning_modules.planned_training import PlannedTraining
+from ...lightning_modules.sharding.checkpoint_replacement import newest_path
 from ...lightning_modules.sharding.checkpoints import require_readable, require_resumable
 from ...lightning_modules.sharding.last_checkpoint import last_checkpoint, most_steps
-from ...lightning_modules.sharding.replacing import newest_path
 from ...lightning_modules.trainer_checks import reject_spawned_processes
 from .command_docs import command_doc
 from .default_settings import log_interval
@@ -42,7 +42,7 @@ from .run_folders import (
     remove_empty,
     require_own_checkpoints,
 )
-from .run_places import write_below_root
+from .run_paths import write_below_root
 from .threads import CpuThreads
 
 

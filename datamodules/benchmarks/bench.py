@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import cached_property
 
 from ..messages import MissingFiles, expanded, nearest, some
-from ..rendering.text_objectives import TextObjective
+from ..rendering.pretraining_objectives import TextObjective
 from ..schema import Example, Task
 from . import Benchmark, Split
-from .levels.contamination_decisions import read_decisions
 from .levels.dataset_identities import DatasetIdentities, shipped_identities
+from .levels.generalization_levels import TaskSplit, apply_decisions, split_tasks
+from .levels.overlap_decisions import read_decisions
 from .levels.split_rules import leave_one_category_out, read_rules
-from .levels.task_splits import TaskSplit, apply_decisions, split_tasks
 from .levels.taxonomy import Taxonomy, qualified_category
 from .own_data.file_tasks import as_benchmark
 

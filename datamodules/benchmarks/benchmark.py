@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from ..rendering.text_objectives import TextObjective
+from ..rendering.pretraining_objectives import TextObjective
 from ..schema import Example, Task
 
 Split = Literal["train", "validation", "test"]
@@ -62,6 +62,6 @@ class Benchmark(ABC):
     def fingerprint(self, name: str) -> str:
         """Return a digest of a task's content and of the way it is read; a stored task is reused while it is equal.
 
-        A reader that opens files by itself must call ``noted_paths.note`` for each of them, so that a prepared run can
-        start without the files. The functions of ``data_files`` and ``file_digests`` do so.
+        A reader that opens files by itself must call ``tracked_files.note`` for each of them, so that a prepared run
+        can start without the files. The functions of ``data_files`` and ``file_digests`` do so.
         """

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from ..rendering.text_objectives import TextObjective
+from ..rendering.pretraining_objectives import TextObjective
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .own_data.file_tasks import as_benchmark

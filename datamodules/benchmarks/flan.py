@@ -24,9 +24,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ..data_files import format_of, read_json, read_text
 from ..messages import MissingFiles, expanded, kind, nearest
-from ..noted_paths import note
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
+from ..tracked_files import note
 from ..yaml_files import read_yaml
 from .benchmark import Benchmark, Split
 from .flan_datasets import (

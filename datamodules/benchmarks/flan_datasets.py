@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..yaml_files import read_yaml
 from .benchmark import Split
-from .rows.column_recipes import MISSING, Recipe, recipe_value, value_at, with_columns
+from .rows.column_mappings import MISSING, Recipe, recipe_value, value_at, with_columns
 from .rows.row import Row, holds_null
 
 SHIPPED = Path(__file__).parent / "data" / "flan_datasets.yaml"
@@ -35,7 +35,7 @@ class FlanDataset:
         each: For rows that hold several items: path of a list by the name of the new column for its items. The lists
             must have equal lengths; each item becomes a row.
         rows: Indices of the first row and of the row after the last; None for all rows.
-        columns: Recipes of columns (``column_recipes.py``).
+        columns: Recipes of columns (``column_mappings.py``).
         constants: Columns to add with the same value in every row.
         options: Texts of the options with ``{column}`` filled in, or the recipe of a list of options.
         label: Recipe of the index of the correct option. Its ``codes`` map values that are not numbers to an index.

@@ -16,8 +16,8 @@ from typing import Any, TypeGuard
 
 from ..data_files import decoded, listed_lines, parse_json
 from ..messages import N_NAMED, MissingFiles, existing_folder, expanded, kind, nearest, some
-from ..noted_paths import note
 from ..schema import Demonstration, Example, Task
+from ..tracked_files import note
 from .benchmark import Benchmark, Split
 from .rows.unread_files import unread_files, unread_line
 

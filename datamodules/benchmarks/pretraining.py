@@ -2,7 +2,7 @@
 
 OPT-IML mixes some of OPT's corpus into instruction tuning (arXiv 2212.12017, section 4.1). Documents are not split, as
 in the paper: packing cuts a document that is longer than a row, keeps its end, and counts it. For an encoder-decoder
-model, an objective (``rendering/text_objectives.py``) makes source and target of a document.
+model, an objective (``rendering/pretraining_objectives.py``) makes source and target of a document.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from ..data_files import format_of, read_text
 from ..file_digests import file_digest
 from ..folder_files import files_below
 from ..messages import MissingFiles, expanded, nearest
-from ..rendering.text_objectives import TextObjective
+from ..rendering.pretraining_objectives import TextObjective
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .rows.row import Row, error_prefix

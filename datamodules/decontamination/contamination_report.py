@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..benchmarks.levels.contamination_decisions import COLUMNS, DECISIONS, decision_rows
+from ..atomic_files import whole_file
 from ..benchmarks.levels.dataset_identities import shipped_identities
+from ..benchmarks.levels.overlap_decisions import COLUMNS, DECISIONS, decision_rows
 from ..visible_text import escape_markdown, markdown_code
-from ..whole_files import whole_file
 from .overlap import EvaluationIndex, TaskOverlap
 
 THRESHOLD = 0.01

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from ..messages import nearest, some
 from .git_files import fetch_git
 from .hub_rows import NotOnTheHub, fetch_hub
-from .placed_files import PartFolder
+from .manual_files import PartFolder
 from .sources import Collection, GitPart, HandPart, HubPart, Part, TemplateRowsPart
 from .template_parts import template_parts
 

@@ -1,14 +1,14 @@
-"""JSONL files of rows, with the columns that recipes make (``benchmarks/rows/column_recipes.py``)."""
+"""JSONL files of rows, with the columns that recipes make (``benchmarks/rows/column_mappings.py``)."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.rows.column_recipes import Recipe, with_columns
+from ..atomic_files import whole_file
+from ..benchmarks.rows.column_mappings import Recipe, with_columns
 from ..benchmarks.rows.row import Row
 from ..messages import nearest, some
-from ..whole_files import whole_file
 
 
 def recipe_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Table:
     Args:
         from_files: One table (``.tsv``, ``.csv``), or several text files whose lines belong together.
         names: Names of the columns, or of the text files; empty if the table's first line has them.
-        columns: Recipes of the columns to write (``column_recipes.py``).
+        columns: Recipes of the columns to write (``column_mappings.py``).
     """
 
     from_files: tuple[str, ...]
@@ -115,7 +115,7 @@ class HubPart(Part):
         parquet: Pattern of the names of the files to read, e.g. ``0000.parquet`` for the beginning of a large dataset.
         rows: Number of rows of the split, which is checked; null if it is unknown.
         most: Most rows to keep, drawn at random; null for all.
-        columns: Recipes of the columns to write (``column_recipes.py``); empty for the dataset's own.
+        columns: Recipes of the columns to write (``column_mappings.py``); empty for the dataset's own.
         one_of: Instead of `columns`: alternative recipes, one of which is drawn for each row.
         skip: Rows to leave out: regular expression of a text, by column.
         merged: Whether rows with equal inputs become one with all their targets.

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 from ..benchmarks import Split
 from ..messages import counted, some
-from ..noted_paths import noting
 from ..rendering.example_cache import ExampleCache
 from ..rendering.skipped_examples import skip_reason
 from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
 from ..splits import OPTION, generalization_level
 from ..storage.preparation import Preparation
+from ..tracked_files import noting
 from .few_shot import FewShotPreparation
-from .lost_text import equal_options_reason, lost_text, total
+from .lossy_tokenization import equal_options_reason, lost_text, total
 from .options import OptionRanking, label_options, options_of, ranking_problem
 
 
@@ -32,7 +32,7 @@ class EvaluationSet(NamedTuple):
         rows: Row of its task's file that each example comes from (``Example.index``).
         available: Number of rows of each task's file that can be evaluated, by task.
         unknown: Unknown tokens in the evaluated examples, by task.
-        sources_known: Whether ``noted_paths`` recorded the data files of every task.
+        sources_known: Whether ``tracked_files`` recorded the data files of every task.
     """
 
     examples: list[EvaluationExample]

@@ -9,12 +9,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.suite import Suite
 from ..messages import some
-from ..noted_paths import noting, path_stamps
 from ..packing.replicas import Replicas
 from ..rendering.chosen_demonstrations import read_chosen
 from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
 from ..splits import EVALUATED
+from ..tracked_files import noting, path_stamps
 from .batch_loaders import ChainedLoader
 from .coverage import Coverage, suite_coverage
 from .evaluation_set import EvaluationSet, read_evaluation

@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..noted_paths import Stamp, is_current
 from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import EvaluationExample, Prompt, Turn
 from ..storage.checksums import read_sealed_lines, write_sealed_lines
+from ..tracked_files import Stamp, is_current
 from .evaluation_set import EvaluationSet
 
 FOLDER = "evaluations"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import some
-from .rates import MixtureRules, TaskSize, absent_benchmarks
+from .proportions import MixtureRules, TaskSize, absent_benchmarks
 
 COLUMNS = ("examples", "rate", "draws", "epochs", "tokens")
 

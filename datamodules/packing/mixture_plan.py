@@ -8,7 +8,7 @@ import numpy as np
 
 from ..mixture.draws import WINDOW, Mixture
 from ..mixture.mixture_report import MixtureReport, mixture_report
-from ..mixture.rates import MixtureRules, TaskSize, task_rates
+from ..mixture.proportions import MixtureRules, TaskSize, task_rates
 from ..schema import Task
 from ..storage.store import StoredTask
 from ..storage.stored_tasks import StoredTasks

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..evaluation.lost_text import EQUAL_OPTIONS, are_equal
+from ..evaluation.lossy_tokenization import EQUAL_OPTIONS, are_equal
 from ..rendering.prompts import rendering_rng
 from ..rendering.skipped_examples import skip_reason
 from ..rendering.unknown_tokens import UnknownCounter

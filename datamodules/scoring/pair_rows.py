@@ -21,7 +21,7 @@ from ..packing.collate import NO_HOLES, Cuts, Integers
 from ..rendering.chat import chat_parts
 from ..rendering.special_tokens import encode
 from ..schema import ScoredBatch, TokenizedExample
-from .instruction_cuts import Cut, kept_places
+from .instruction_truncation import Cut, kept_places
 
 Truncation = Literal["instruction", "longest_first"]
 """Side of a pair that is cut if the pair is too long: the instruction, or (``longest_first``, as in Cappy's released

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..benchmarks import Benchmark
 from ..evaluation.evaluation_set import EvaluationSet
-from ..evaluation.lost_text import are_equal, equal_options_reason
+from ..evaluation.lossy_tokenization import are_equal, equal_options_reason
 from ..packing.best_fit import Packing
 from ..packing.budget_batches import budget_batches
 from ..packing.replicas import Replicas

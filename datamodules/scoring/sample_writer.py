@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..whole_files import naming, write_whole
+from ..atomic_files import naming, write_whole
 from .samples import Key, Sample, read_sample
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..packing.row_settings import PackingName, packing_of, require_positive
 from ..rouge import rouge_l
-from .instruction_cuts import Cut
+from .instruction_truncation import Cut
 from .pair_rows import Truncation
 from .pairs import CorrectnessLabel
 

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..atomic_files import naming, sync_folder, whole_file
 from ..data_files import read_json
-from ..whole_files import naming, sync_folder, whole_file
 
 META = "meta.json"
 

@@ -24,10 +24,7 @@ from ..rendering.demonstrations import (
     without_example,
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
-from ..rendering.prompts import ChatPrompt, PromptForm, rendering_rng
-from ..rendering.skipped_examples import skip_reason
-from ..rendering.special_tokens import encode, leading_tokens
-from ..rendering.text_objectives import (
+from ..rendering.pretraining_objectives import (
     OBJECTIVE_STREAM,
     OBJECTIVE_VERSION,
     TOO_SHORT,
@@ -35,6 +32,9 @@ from ..rendering.text_objectives import (
     TextObjective,
     piece_count,
 )
+from ..rendering.prompts import ChatPrompt, PromptForm, rendering_rng
+from ..rendering.skipped_examples import skip_reason
+from ..rendering.special_tokens import encode, leading_tokens
 from ..rendering.tokenization import tokenize_joint, tokenize_pair, tokenize_sources, tokenizer_fingerprint
 from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic_files import naming
 from ..rendering.unknown_tokens import NOTHING_LOST, UnknownTokens
 from ..schema import TokenizedExample
-from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
 STORE_VERSION = 8

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic_files import naming
 from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import TokenizedExample
-from ..whole_files import naming
 from .checksums import read_sealed, rename_sealed, seal_folder
 from .store import StoredTask, content_key, damage, open_task, partial_folder, remove_damaged, rows_of
 

@@ -8,9 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
 from ..messages import counted, some
-from ..noted_paths import noting
 from ..schema import Example
 from ..splits import OPTION
+from ..tracked_files import noting
 from .checksums import read_sealed
 from .parallel_preparation import Job, PreparationCounts, prepare_tasks
 from .preparation import Preparation
@@ -34,7 +34,7 @@ class TrainingTasks:
         self.preparation, self.names = preparation, names
         self._reported: set[str] = set()
         self.sources_known = True
-        """Whether ``noted_paths`` recorded the data files of every task whose folder was computed."""
+        """Whether ``tracked_files`` recorded the data files of every task whose folder was computed."""
         self._folders = {name: preparation.folder / folder for name, folder in (folders or {}).items()}
 
     def prepare(self, processes: int, *, verify: bool = False) -> PreparationCounts:

@@ -23,9 +23,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..atomic_files import naming
 from ..messages import expanded
 from ..rendering.bpe import write_bpe
-from ..whole_files import naming
 from .families import write_families
 from .tasks import SPLITS, TASKS, ToyTask
 

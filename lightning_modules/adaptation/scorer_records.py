@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...datamodules.atomic_files import write_whole
 from ...datamodules.benchmarks import Benchmark
 from ...datamodules.data_files import read_json
 from ...datamodules.packing.replicas import job_id
@@ -15,10 +16,9 @@ from ...datamodules.record_fields import number_field
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenizer_fingerprint
 from ...datamodules.rouge import Rouge
-from ...datamodules.scoring.instruction_cuts import instruction_cut
+from ...datamodules.scoring.instruction_truncation import instruction_cut
 from ...datamodules.scoring.samples import ModelSamples
 from ...datamodules.scoring.scorer_settings import pair_truncation
-from ...datamodules.whole_files import write_whole
 from ..huggingface_folder import export_huggingface
 from ..model_digest import model_digest
 from ..scoring.calibration import checked_calibration

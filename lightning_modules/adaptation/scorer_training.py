@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from ...datamodules.messages import nearest
 from ...datamodules.packing.row_settings import require_positive
-from ...datamodules.scoring.instruction_cuts import Cut
+from ...datamodules.scoring.instruction_truncation import Cut
 from ...datamodules.scoring.pair_rows import Truncation
 from ...datamodules.scoring.scorer_settings import PairRows
 from ..optimization import Optimization

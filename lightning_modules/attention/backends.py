@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from .documents import AttentionKind, Documents
+from .document_offsets import AttentionKind, Documents
 from .span_groups import Group, Plan, Window
 
 

@@ -11,7 +11,7 @@ A model built with ``attn_implementation="document"`` accepts packed rows with t
 
 Anything else raises a ValueError. position_ids alone do not separate documents in every model (OPT ignores them when it
 builds its mask), and without a mask documents would attend to each other without an error.
-``packable.require_document_attention(model)`` rejects models whose documents cannot be separated at all.
+``isolation_checks.require_document_attention(model)`` rejects models whose documents cannot be separated at all.
 """
 
 # B rows, L columns, H heads, E width of a head
@@ -36,7 +36,7 @@ from .backends import (
     attend_varlen_continuations,
     varlen_applies,
 )
-from .documents import AttentionKind, Documents
+from .document_offsets import AttentionKind, Documents
 from .span_groups import Window, window_mask
 
 IMPLEMENTATIONS = ("document", "document_math")

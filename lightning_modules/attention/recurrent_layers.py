@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .documents import Documents
+from .document_offsets import Documents
 
 RECURRENT = frozenset({"granitemoehybrid", "lfm2", "qwen3_5_text", "qwen3_next"})
 """Model types whose recurrent layers get ``documents`` with the other keywords of a forward.

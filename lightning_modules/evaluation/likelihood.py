@@ -33,8 +33,8 @@ from ...datamodules.evaluation.options import require_options
 from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.schema import TokenizedExample
-from ...datamodules.scoring.cut_texts import CutTexts
-from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
+from ...datamodules.scoring.instruction_truncation import Cut, shortened_source
+from ...datamodules.scoring.truncated_texts import CutTexts
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
 from ..prefixes import virtual_tokens
 from ..target_loss import padding_mask

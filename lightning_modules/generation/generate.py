@@ -2,7 +2,7 @@
 
 Greedy and sampled rows of all decodings are generated in one call, and a decoder-only model processes each prompt once
 for all of its samples (prompt_cache.py). Rows that have ended leave the batch: with document attention, waiting prompts
-take their places (running_prompts.py); other models continue with the remaining rows (remaining_rows.py).
+take their places (continuous_batching.py); other models continue with the remaining rows (transformers_generate.py).
 """
 
 # R rows, L columns, T generated tokens, S samples of each prompt
@@ -17,11 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.evaluation.batch_loaders import pad_prompts
 from ...datamodules.packing.budget_batches import budget_batches
+from .continuous_batching import RunningPrompts
 from .decoding import Decoding, DrawTokens, StopTexts, before_end, cut_at_stop, shared_stop, texts_of_tokens
 from .generation_settings import end_tokens
 from .prompt_cache import PromptCache, can_share_cache, forces_tokens
-from .remaining_rows import generate_remaining
-from .running_prompts import RunningPrompts
+from .transformers_generate import generate_remaining
 
 
 def generate(

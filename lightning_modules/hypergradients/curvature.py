@@ -33,7 +33,7 @@ from .inner_problem import (
     theta_gradient,
 )
 from .parameter_vectors import Vector, is_dtensor, norm, relative_difference
-from .passes import averaged, gradients, scalar, zeros_where_none
+from .plain_gradients import averaged, gradients, scalar, zeros_where_none
 
 TOLERABLE = 0.1
 """Largest relative error of a finite difference that passes without a warning."""

@@ -12,7 +12,7 @@ from .curvature import CurvatureBackend, calibrate_radius, finite_difference
 from .inner_problem import InnerProblem, Loss
 from .inverse_hessian import LargestCurvature, Method
 from .parameter_vectors import Reduce, Vector, add, is_dtensor, norm, unreduced
-from .passes import averaged, full_precision, resharded, summed_gradients, zeros_where_none
+from .plain_gradients import averaged, full_precision, resharded, summed_gradients, zeros_where_none
 from .rng import PassState, capture_state, preserve_state, restore_state
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .parameter_vectors import Reduce, Vector, local
-from .passes import frozen, resharded, summed_gradients, zeros_where_none
+from .plain_gradients import frozen, resharded, summed_gradients, zeros_where_none
 
 Loss = Callable[[], Tensor]
 """Returns a scalar loss at the current values of the parameters, on a batch that the caller has bound."""

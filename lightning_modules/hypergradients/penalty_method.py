@@ -29,7 +29,7 @@ from .inner_problem import (
     theta_gradient,
 )
 from .parameter_vectors import Reduce, Vector, add, local, norm, unreduced
-from .passes import averaged, full_precision
+from .plain_gradients import averaged, full_precision
 from .rng import preserve_state
 
 

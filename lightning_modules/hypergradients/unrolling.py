@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .parameter_vectors import Vector
-from .passes import scalar, zeros_where_none
+from .plain_gradients import scalar, zeros_where_none
 
 
 def unrolled(

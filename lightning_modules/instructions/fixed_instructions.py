@@ -8,7 +8,7 @@ examples and explanations. `FirstExemplar` is for a random exemplar per task or 
 import torch
 
 from ...datamodules.bilevel.exemplars import InstructionInputs
-from .exemplar_choice import choose_in_turn, chosen_of, require_exemplars
+from .exemplar_extraction import choose_in_turn, chosen_of, require_exemplars
 from .learnable_instructions import (
     Instruction,
     LearnableInstruction,

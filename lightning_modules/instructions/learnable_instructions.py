@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ...datamodules.bilevel.exemplars import InstructionInputs
-from .exemplar_choice import choice_weights, choose_in_turn, chosen_of, require_exemplars
+from .exemplar_extraction import choice_weights, choose_in_turn, chosen_of, require_exemplars
 
 
 class Instruction(NamedTuple):

@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...datamodules.atomic_files import write_whole
 from ...datamodules.bilevel.exemplars import TaskExemplar
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import some
 from ...datamodules.rendering.chosen_demonstrations import DESCRIPTION, FOLDER
-from ...datamodules.whole_files import write_whole
 from .learnable_instructions import DirectExtractor, LearnableInstruction
 
 VALUES = "instructions.safetensors"

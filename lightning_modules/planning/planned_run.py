@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...datamodules.hub_names import with_revision
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
-from ..attention.packable import padded_attention
+from ..attention.isolation_checks import padded_attention
 from ..hyperparameters import as_group
 from ..instructions.outer_settings import OuterSettings
 from ..models import Network, add_embedding_dropout, build_model, language_model_class, model_config

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...datamodules.atomic_files import whole_file
 from ...datamodules.file_digests import file_digest
 from ...datamodules.scoring.sample_writer import require_settings
-from ...datamodules.whole_files import whole_file
 from .batch_requests import read_answers
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...datamodules.scoring.instruction_cuts import Cut
+from ...datamodules.scoring.instruction_truncation import Cut
 from ..generation.decoding import Decoding
 
 CAPPY_DECODINGS: dict[str, Decoding] = {

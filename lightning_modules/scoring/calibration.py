@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datamodules.atomic_files import write_whole
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import expanded
-from ...datamodules.whole_files import write_whole
 
 Values = NDArray[np.float64]
 

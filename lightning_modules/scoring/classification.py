@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks import Benchmark
-from ...datamodules.evaluation.lost_text import equal_options_reason
+from ...datamodules.evaluation.lossy_tokenization import equal_options_reason
 from ...datamodules.evaluation.options import option_problem
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.skipped_examples import skip_reason
 from ...datamodules.rendering.unknown_tokens import UnknownCounter
 from ...datamodules.schema import Example
-from ...datamodules.scoring.cut_texts import CutTexts
-from ...datamodules.scoring.instruction_cuts import Cut
+from ...datamodules.scoring.instruction_truncation import Cut
 from ...datamodules.scoring.pair_rows import tokenize_texts
+from ...datamodules.scoring.truncated_texts import CutTexts
 from ..evaluation.likelihood import score_options
 from .cross_encoder import CrossEncoder
 

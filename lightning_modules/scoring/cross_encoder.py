@@ -20,9 +20,9 @@ from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.pretrained_weights import read_config
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
-from ...datamodules.scoring.cut_texts import CutTexts
-from ...datamodules.scoring.instruction_cuts import Cut
+from ...datamodules.scoring.instruction_truncation import Cut
 from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, chat_frame, pair_frame, tokenize_texts
+from ...datamodules.scoring.truncated_texts import CutTexts
 from ..devices import scoring_dtype
 from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer

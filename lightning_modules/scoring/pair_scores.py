@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...datamodules.schema import ScoredBatch
 from ..attention.document_attention import Documents
-from ..attention.packable import first_position
+from ..attention.isolation_checks import first_position
 
 FIRST_TOKENS = "last_layer_reads_first_tokens_alone"
 """Attribute of a model whose last layer ``first_tokens.py`` has changed."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Generic, NamedTuple, TypeVar
 
+from ...datamodules.atomic_files import naming
 from ...datamodules.data_files import parse_json
 from ...datamodules.packing.replicas import process_of_job
-from ...datamodules.scoring.cut_texts import CutTexts
 from ...datamodules.scoring.sample_writer import require_settings
-from ...datamodules.whole_files import naming
+from ...datamodules.scoring.truncated_texts import CutTexts
 from .cross_encoder import PairCuts
 
 ITEMS_AT_ONCE = 256

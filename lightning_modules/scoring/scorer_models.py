@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from ...datamodules.pretrained_weights import load_pretrained
-from ..attention.packable import CannotPack, require_document_attention, require_registered_attention
+from ..attention.isolation_checks import CannotPack, require_document_attention, require_registered_attention
 from .first_tokens import read_first_tokens_alone
 from .pair_scores import FIRST_TOKENS, PADDED, has_roberta_head
 

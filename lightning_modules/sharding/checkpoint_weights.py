@@ -11,8 +11,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .checkpoints import require_whole_checkpoint
-from .fitting_weights import PREFIX
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
+from .weight_shapes import PREFIX
 
 READ_BYTES = 2**29
 """Most bytes that are read from shards at a time."""

@@ -15,9 +15,9 @@ from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from transformers import PreTrainedConfig
 
-from .fitting_weights import require_fitting_shards
+from .checkpoint_replacement import PARTIAL, newest_path, partial_path, replace_whole
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain, require_plain_deepspeed, require_plain_shards
-from .replacing import PARTIAL, newest_path, partial_path, replace_whole
+from .weight_shapes import require_fitting_shards
 
 Layout = Literal["file", "shards", "deepspeed"]
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .checkpoint_replacement import WHOLE, newest_path
 from .checkpoints import checkpoint_extras
-from .replacing import WHOLE, newest_path
 
 
 def last_checkpoint(folder: Path, name: str) -> Path | None:

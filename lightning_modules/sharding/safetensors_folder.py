@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from ...datamodules.finite_values import require_finite_weights
 from ...datamodules.pretrained_weights import config_of_fields
+from ..full_parameters import whole_value
 from ..models import architecture_class
-from ..whole_values import whole_value
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers writes them."""

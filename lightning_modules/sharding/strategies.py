@@ -24,9 +24,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from ..optimization import name_states
+from .checkpoint_replacement import replace_whole
 from .checkpoints import require_whole_checkpoint
 from .plain_checkpoints import read_plain
-from .replacing import replace_whole
 from .sharded_models import Sharding
 
 

@@ -22,13 +22,13 @@ from crosstask.datamodules.rendering.chat import chat_prompt
 from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.visible_text import visible
-from crosstask.lightning_modules.answering.answer_file import AnswerFile
-from crosstask.lightning_modules.answering.answering_model import AnsweringModel
-from crosstask.lightning_modules.answering.conversation import Conversation
-from crosstask.lightning_modules.answering.loading import answering_model, decoding_of
-from crosstask.lightning_modules.answering.model_sources import folder_of_run
-from crosstask.lightning_modules.answering.prompt_file import Question, read_questions_file, turns_from
 from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.inference.answer_file import AnswerFile
+from crosstask.lightning_modules.inference.answering_model import AnsweringModel
+from crosstask.lightning_modules.inference.conversation import Conversation
+from crosstask.lightning_modules.inference.loading import answering_model, decoding_of
+from crosstask.lightning_modules.inference.model_sources import folder_of_run
+from crosstask.lightning_modules.inference.prompt_file import Question, read_questions_file, turns_from
 
 TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>\n{% endfor %}"

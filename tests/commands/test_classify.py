@@ -17,7 +17,7 @@ from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules.evaluation.significance import bootstrap
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.sampling.sample_responses import load_generator
+from crosstask.lightning_modules.sampling.response_sampler import load_generator
 from crosstask.lightning_modules.scoring.classification import (
     Question,
     accuracies,

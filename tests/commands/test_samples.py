@@ -23,8 +23,8 @@ from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.generation.generate import generate
-from crosstask.lightning_modules.sampling import sample_responses as sampling
-from crosstask.lightning_modules.sampling.sample_responses import load_generator, with_likelihoods
+from crosstask.lightning_modules.sampling import response_sampler as sampling
+from crosstask.lightning_modules.sampling.response_sampler import load_generator, with_likelihoods
 
 DECODINGS = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=2, top_p=0.9)}
 

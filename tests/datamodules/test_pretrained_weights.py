@@ -49,7 +49,7 @@ from crosstask.lightning_modules.instructions.instruction_kinds import (
 )
 from crosstask.lightning_modules.models import build_model, model_config, untie_different
 from crosstask.lightning_modules.prefixes import Prefix, add_prefix, load_prefix, save_prefix
-from crosstask.lightning_modules.sampling.sample_responses import load_generator
+from crosstask.lightning_modules.sampling.response_sampler import load_generator
 from crosstask.lightning_modules.scoring.scorer_models import build_scorer
 from crosstask.lightning_modules.sharding.safetensors_folder import empty_model, write_weights
 from crosstask.lightning_modules.sharding.sharded_models import (

@@ -28,8 +28,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.packable import first_position
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import first_position
 
 # Rows of 12 columns, the second with a padded tail; documents of 5, 4, 3, 4, 5 tokens and 3 of padding.
 OFFSETS = [0, 5, 9, 12, 16, 21, 24]

@@ -14,7 +14,7 @@ from torch import Tensor
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules.attention import backends, document_attention
-from crosstask.lightning_modules.attention.documents import Documents
+from crosstask.lightning_modules.attention.document_offsets import Documents
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.models import Network, prepare_network
 from crosstask.lightning_modules.recomputation import Recomputation

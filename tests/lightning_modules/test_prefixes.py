@@ -25,7 +25,7 @@ from crosstask.lightning_modules.evaluation.likelihood import score_options
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.generation.generate import generate
 from crosstask.lightning_modules.prefixes import Prefix, add_prefix, base_of_prefix, save_prefix, virtual_tokens
-from crosstask.lightning_modules.sampling.sample_responses import load_generator
+from crosstask.lightning_modules.sampling.response_sampler import load_generator
 from crosstask.lightning_modules.target_loss import target_loss
 
 TOKENS = 6

@@ -14,7 +14,7 @@ from crosstask.datamodules.hub_names import hub_source, with_revision
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.model_digest import model_digest
-from crosstask.lightning_modules.sampling.sample_responses import load_generator
+from crosstask.lightning_modules.sampling.response_sampler import load_generator
 from crosstask.lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
 from crosstask.lightning_modules.sharding.sharded_models import weights_folder
 

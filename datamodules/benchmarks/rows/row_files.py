@@ -11,7 +11,7 @@ from typing import Any
 
 from ...data_files import FETCH_AGAIN, LONGEST_LINE, format_of, parse_json, read_json, read_text, text_lines
 from ...messages import MissingFiles, existing_folder, expanded, kind, some
-from ...noted_paths import note
+from ...tracked_files import note
 from .row import Row
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")

@@ -4,7 +4,7 @@ import hashlib
 
 from ...file_digests import tree_digest
 from ...messages import expanded
-from ...noted_paths import note
+from ...tracked_files import note
 
 
 def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:

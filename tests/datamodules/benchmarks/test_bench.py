@@ -10,6 +10,7 @@ import pytest
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import Benchmark, NaturalInstructions, Split
 from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.benchmarks.levels.generalization_levels import TaskSplit, split_tasks
 from crosstask.datamodules.benchmarks.levels.split_rules import (
     Entry,
     EvaluationEntries,
@@ -18,8 +19,7 @@ from crosstask.datamodules.benchmarks.levels.split_rules import (
     read_rules,
     without_held_out_tasks,
 )
-from crosstask.datamodules.benchmarks.levels.task_splits import TaskSplit, split_tasks
-from crosstask.datamodules.mixture.rates import ExtraStream
+from crosstask.datamodules.mixture.proportions import ExtraStream
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.splits import generalization_level
 

@@ -17,7 +17,7 @@ import crosstask
 from crosstask.datamodules.benchmarks.flan import FLAN, FlanRows
 from crosstask.datamodules.benchmarks.flan_datasets import answered_row, flan_datasets, separate_rows
 from crosstask.datamodules.benchmarks.levels.taxonomy import shipped_taxonomy
-from crosstask.datamodules.benchmarks.rows.column_recipes import recipe_value
+from crosstask.datamodules.benchmarks.rows.column_mappings import recipe_value
 from crosstask.datamodules.benchmarks.rows.row import Row
 
 HERE = Path(__file__).parent

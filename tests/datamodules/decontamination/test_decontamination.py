@@ -13,8 +13,8 @@ import pytest
 
 from crosstask.cli import main
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.benchmarks.levels.contamination_decisions import COLUMNS, Decisions, read_decisions
-from crosstask.datamodules.benchmarks.levels.task_splits import TaskSplit, apply_decisions
+from crosstask.datamodules.benchmarks.levels.generalization_levels import TaskSplit, apply_decisions
+from crosstask.datamodules.benchmarks.levels.overlap_decisions import COLUMNS, Decisions, read_decisions
 from crosstask.datamodules.decontamination.contamination_report import (
     ContaminatedPair,
     compare,

@@ -9,7 +9,7 @@ import yaml
 
 from crosstask.cli import main
 from crosstask.datamodules.downloads.downloading import Outcome, chosen_collections, download
-from crosstask.datamodules.downloads.placed_files import PartFolder
+from crosstask.datamodules.downloads.manual_files import PartFolder
 from crosstask.datamodules.downloads.sources import GitPart, read_sources
 
 

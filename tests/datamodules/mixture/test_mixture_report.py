@@ -3,7 +3,7 @@
 import numpy as np
 
 from crosstask.datamodules.mixture.mixture_report import mixture_report
-from crosstask.datamodules.mixture.rates import MixtureRules, TaskSize, task_rates
+from crosstask.datamodules.mixture.proportions import MixtureRules, TaskSize, task_rates
 
 TASKS = [
     TaskSize("flan/a", "flan", "QA", 100, tokens=50.0),

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.scoring import pair_rows
-from crosstask.datamodules.scoring.instruction_cuts import Cut
+from crosstask.datamodules.scoring.instruction_truncation import Cut
 from crosstask.datamodules.scoring.pair_rows import PairFrame, ScoredRows, Truncation, pair_frame, tokenize_texts
 from crosstask.datamodules.storage.store import open_task, write_task
 

@@ -12,13 +12,13 @@ from crosstask.datamodules import Bench, InstructionTuningDataModule, NaturalIns
 from crosstask.datamodules.benchmarks import BenchmarkText, PretrainingText
 from crosstask.datamodules.bilevel.level_instances import read_instances
 from crosstask.datamodules.rendering.bpe import write_bpe
-from crosstask.datamodules.rendering.special_tokens import encode
-from crosstask.datamodules.rendering.text_objectives import (
+from crosstask.datamodules.rendering.pretraining_objectives import (
     TOO_SHORT,
     PrefixLanguageModelling,
     SpanCorruption,
     TextObjective,
 )
+from crosstask.datamodules.rendering.special_tokens import encode
 
 TEXTS = ["One two three four five six seven eight nine ten.", "x", "Eleven twelve.", " "]
 

@@ -33,10 +33,10 @@ from transformers import (
 
 from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
-from crosstask.lightning_modules.attention import documents as document_offsets
+from crosstask.lightning_modules.attention import document_offsets
 from crosstask.lightning_modules.attention.document_attention import document_attention
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.packable import require_document_attention
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import require_document_attention
 
 
 @pytest.mark.parametrize("name", MODELS)

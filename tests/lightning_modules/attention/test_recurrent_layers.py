@@ -10,8 +10,8 @@ from packed_models import OFFSETS, TINY_MODEL, gradients, inputs_for, loss_of, r
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.packable import require_document_attention
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import require_document_attention
 from crosstask.lightning_modules.generation.prompt_cache import can_share_cache
 from crosstask.lightning_modules.models import build_model
 

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
 from crosstask.lightning_modules.attention.document_attention import document_attention
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.packable import padded_attention, require_document_attention
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import padded_attention, require_document_attention
 from crosstask.lightning_modules.attention.span_groups import Window
 
 SIZE = 3  # of windows and chunks; documents have 3 to 5 tokens, in rows of 12

@@ -35,11 +35,11 @@ from crosstask.datamodules.evaluation.option_trees import common_prefix, tokeniz
 from crosstask.datamodules.evaluation.options import option_problem
 from crosstask.datamodules.rendering.tokenization import tokenize_joint, tokenize_pair
 from crosstask.datamodules.schema import Prompt
-from crosstask.datamodules.scoring.cut_texts import CutTexts
+from crosstask.datamodules.scoring.truncated_texts import CutTexts
 from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
 from crosstask.lightning_modules.attention.document_attention import document_attention
-from crosstask.lightning_modules.attention.documents import Documents
+from crosstask.lightning_modules.attention.document_offsets import Documents
 from crosstask.lightning_modules.evaluation.likelihood import score_options
 from crosstask.lightning_modules.evaluation.option_scores import Choice, option_scores
 

@@ -17,7 +17,7 @@ from crosstask.datamodules.bilevel.level_instances import Instance
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
 from crosstask.lightning_modules.hypergradients import conjugate_gradient, exact, hypergradient
-from crosstask.lightning_modules.instructions.exemplar_choice import choice_weights, choose_in_turn
+from crosstask.lightning_modules.instructions.exemplar_extraction import choice_weights, choose_in_turn
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings
 from crosstask.lightning_modules.instructions.instruction_start import InstructionStart
 from crosstask.lightning_modules.instructions.learnable_instructions import (

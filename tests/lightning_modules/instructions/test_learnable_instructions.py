@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Confi
 
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
-from crosstask.lightning_modules.instructions.exemplar_choice import straight_through
+from crosstask.lightning_modules.instructions.exemplar_extraction import straight_through
 from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings, instructed_loss, model_functions
 from crosstask.lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,

@@ -22,8 +22,8 @@ from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.instructions.fit_checks import reject_strategy
+from crosstask.lightning_modules.sharding.checkpoint_replacement import partial_path, whole_path
 from crosstask.lightning_modules.sharding.checkpoints import require_whole_checkpoint
-from crosstask.lightning_modules.sharding.replacing import partial_path, whole_path
 from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
 
 

@@ -8,9 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from crosstask.datamodules.rendering.bpe import write_bpe
-from crosstask.datamodules.rendering.prompts import rendering_rng
-from crosstask.datamodules.rendering.special_tokens import encode
-from crosstask.datamodules.rendering.text_objectives import (
+from crosstask.datamodules.rendering.pretraining_objectives import (
     PrefixLanguageModelling,
     SpanCorruption,
     TextDocuments,
@@ -19,6 +17,8 @@ from crosstask.datamodules.rendering.text_objectives import (
     sentinel_ids,
     span_mask,
 )
+from crosstask.datamodules.rendering.prompts import rendering_rng
+from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 
 SENTINELS = np.arange(9999, 9799, -1)

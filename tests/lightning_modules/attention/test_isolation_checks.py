@@ -28,8 +28,8 @@ from transformers import (
     XGLMForCausalLM,
 )
 
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.packable import first_position, require_document_attention
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import first_position, require_document_attention
 from crosstask.lightning_modules.models import build_model
 from crosstask.lightning_modules.scoring.pair_scores import PADDED
 from crosstask.lightning_modules.scoring.scorer_models import build_scorer

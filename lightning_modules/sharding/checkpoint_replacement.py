@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch.strategies import Strategy
 
-from ...datamodules.whole_files import naming, sync_folder
+from ...datamodules.atomic_files import naming, sync_folder
 
 PARTIAL, WHOLE = "half-written-", "whole-"
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..atomic_files import write_whole
 from ..data_files import read_json
 from ..messages import some
-from ..whole_files import write_whole
 from .sources import Part
 
 RECORDS = ".downloads"

@@ -12,7 +12,7 @@ import pytest
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FileTasks, FlanRows, PretrainingText
 from crosstask.datamodules.benchmarks.bench import Bench
-from crosstask.datamodules.storage.declared_state import declared_state
+from crosstask.datamodules.storage.object_digests import declared_state
 
 Make = Callable[..., InstructionTuningDataModule]
 

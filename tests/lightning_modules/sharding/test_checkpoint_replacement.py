@@ -11,9 +11,13 @@ import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from crosstask.lightning_modules.sharding.checkpoint_replacement import (
+    newest_path,
+    replace_whole,
+    save_through_replacing,
+)
 from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO
 from crosstask.lightning_modules.sharding.last_checkpoint import last_checkpoint
-from crosstask.lightning_modules.sharding.replacing import newest_path, replace_whole, save_through_replacing
 
 PARTS = ("a", "b")
 

@@ -20,8 +20,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
-from ..noted_paths import Stamp, all_gone, is_current
 from ..schema import Demonstration, Task
+from ..tracked_files import Stamp, all_gone, is_current
 from .checksums import read_sealed_lines, write_sealed_lines
 
 FOLDER = "starts"

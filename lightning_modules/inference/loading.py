@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..generation.decoding import Decoding
-from ..sampling.sample_responses import load_generator
+from ..sampling.response_sampler import load_generator
 from .answering_model import AnsweringModel
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...datamodules.atomic_files import naming, whole_file
 from ...datamodules.data_files import decoded, parse_json
-from ...datamodules.whole_files import naming, whole_file
 from .prompt_file import Question
 
 

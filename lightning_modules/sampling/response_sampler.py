@@ -17,12 +17,12 @@ from ...datamodules.rendering.chat import chat_end, chat_joint, chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.schema import Turn
-from ...datamodules.scoring.cut_texts import CutTexts
-from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
+from ...datamodules.scoring.instruction_truncation import Cut, shortened_source
 from ...datamodules.scoring.sample_writer import SampleFile
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample
-from ..attention.packable import padded_attention, require_document_attention
+from ...datamodules.scoring.truncated_texts import CutTexts
+from ..attention.isolation_checks import padded_attention, require_document_attention
 from ..devices import number_type, process_device
 from ..evaluation.likelihood import score_options
 from ..generation.decoding import prompt_seed

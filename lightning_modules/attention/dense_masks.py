@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .document_attention import IMPLEMENTATIONS
-from .documents import Documents
+from .document_offsets import Documents
 
 MASKED = frozenset({"bloom", "codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "mpt"})
 """Model types of decoders whose documents a mask keeps apart."""

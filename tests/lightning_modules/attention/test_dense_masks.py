@@ -9,9 +9,9 @@ import torch
 
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.attention.masked_documents import MASKED, mask_of
-from crosstask.lightning_modules.attention.packable import require_document_attention
+from crosstask.lightning_modules.attention.dense_masks import MASKED, mask_of
+from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.attention.isolation_checks import require_document_attention
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.target_loss import target_loss
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosstask.datamodules.mixture.rates import (
+from crosstask.datamodules.mixture.proportions import (
     ExtraStream,
     MixtureRules,
     TaskSize,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .dense_masks import reads_documents_by_mask
 from .document_attention import IMPLEMENTATIONS
-from .documents import Documents
-from .masked_documents import reads_documents_by_mask
+from .document_offsets import Documents
 from .recurrent_layers import leaking_convolution, reads_documents_alone
 
 _POSITIONS_AFTER_PADDING = frozenset(

@@ -11,8 +11,8 @@ from ...messages import some
 from ...schema import Task
 from ..benchmark import Split
 from .collection_splits import CollectionSplits
-from .contamination_decisions import Decisions
 from .name_patterns import matches_any, name_matches
+from .overlap_decisions import Decisions
 from .split_rules import GROUPS, SplitRules
 
 MOST_NAMED = 12
