@@ -169,6 +169,30 @@ def test_an_arm_whose_collection_has_no_files_is_rejected_before_anything_runs(s
     assert not list((tmp_path / "runs").rglob("checkpoints"))
 
 
+def test_shares_of_collections_without_files_are_rejected_together_before_anything_runs(
+    toybench: Path, tmp_path: Path
+) -> None:
+    """As in papers/ablations/proportions: a share that goes to the others makes arms equal."""
+    readers = {"t5": {"class_path": "T5", "init_args": {"folder": str(tmp_path / "t5")}}}
+    readers["exmix"] = {"class_path": "ExMix", "init_args": {"folder": str(tmp_path / "exmix")}}
+    readers["toy"] = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"input": "2 + 2?", "output": "4"}\n')
+    bench = {"class_path": "Bench", "init_args": {"partial": True, "collections": {**readers, "mine": str(mine)}}}
+    shares = ({"toy": 0.5, "t5": 0.3, "mine": 0.2}, {"toy": 0.3, "t5": 0.5, "exmix": 0.2}, {"toy": 1, "t5": 0})
+    arms = {name: {"data.init_args.mixture.proportions": share} for name, share in zip("abc", shares, strict=True)}
+    content = {"settings": {"data.init_args.benchmark": bench}, "arms": arms, "published": None}
+    message = (
+        r"the arms 'a', 'b' train on t5, and no folder \S+/t5, .*; the arm 'b' trains on exmix, and no folder \S+/exmix"
+        r".*obtain these collections with `crosstask download` .* leave the arms out"
+    )
+    settings = tmp_path / "only_rows.yaml"
+    settings.write_text(yaml.safe_dump({"trainer": {"max_steps": 2}}))
+    with pytest.raises(ValueError, match=message):
+        run_sweep([str(written(tmp_path, SWEEP | content))], str(tmp_path / "runs"), settings=[str(settings)])
+    assert not list((tmp_path / "runs").rglob("checkpoints"))
+
+
 def test_the_array_of_a_cluster_trains_and_evaluates_a_line_of_the_list(tmp_path: Path) -> None:
     script = configs_folder() / "slurm/ablations.sbatch"
     (tmp_path / "runs.txt").write_text("runs/first arm\nruns/second arm\n")
