@@ -46,6 +46,7 @@ class StructuredKnowledge(Catalogue):
     """
 
     name = "unifiedskg"
+    version = 2
 
     def datasets(self) -> Mapping[str, Dataset]:
         """Return the 23 tasks."""
@@ -194,8 +195,8 @@ DATASETS: dict[str, Dataset] = {
         _dataset("wikisql", "Text to Code", "SQL query"),
         _dataset("grailqa", "Text to Code", "KG query"),
         _dataset("webqsp", "Text to Code", "KG query"),
-        _dataset("compwebq", "Text to Code", "KG query"),
-        _dataset("mtop", "Text to Code", "API calls"),
+        _dataset("mtop", "Text to Code", "TOP representation"),
+        _dataset("compwebq", "Question Answering", "answer", **ANSWERS),  # UnifiedSKG's program writes no query
         _dataset("wikitq", "Question Answering", "answer", **ANSWERS),
         _dataset("hybridqa", "Question Answering", "answer", metric="exact_match", match="squad"),
         _dataset("mmqa", "Question Answering", "answer"),

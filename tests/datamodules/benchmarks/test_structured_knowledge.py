@@ -131,6 +131,22 @@ def test_multiwoz_reads_the_latest_turn_first(tmp_path: Path) -> None:
     assert read(tmp_path, "multiwoz", record | {"expanded_turn_belief": []})[0].targets == ("none",)
 
 
+CONSTRUCTED = {
+    "compwebq": ("Question Answering", "answer"),  # the line with the query is commented out in seq2seq_construction
+    "mtop": ("Text to Code", "TOP representation"),
+    "webqsp": ("Text to Code", "KG query"),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRUCTED)
+def test_rows_of_upstreams_program_end_with_the_name_of_their_output(name: str, tmp_path: Path) -> None:
+    category, field = CONSTRUCTED[name]
+    row = {"text_in": "Which cat?", "struct_in": "Tom is a cat", "seq_out": "Tom"}
+    (example,) = read(tmp_path, name, row)
+    assert example.input == f"Which cat? ; structured knowledge: Tom is a cat\n{field}:"
+    assert StructuredKnowledge(str(tmp_path)).task(name).category == category
+
+
 def test_schema_guided_dialogue_is_two_tasks(tmp_path: Path) -> None:
     write_json(tmp_path, "sgd/train/schema.json", [SERVICE])
     write_json(tmp_path, "sgd/train/dialogues_001.json", [DIALOGUE])
