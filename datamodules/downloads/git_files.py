@@ -98,9 +98,15 @@ def _git(part: GitPart, repository: Path, *words: str) -> None:
 
 
 def _reason(message: str, words: tuple[str, ...], repository: Path) -> str:
-    last = (message.strip().splitlines() or ["no message"])[-1]
+    lines = message.strip().splitlines() or ["no message"]
+    problem = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1])  # hints follow
     if any(text in message for text in NO_NETWORK):
-        return f"no connection ({last}); run the command again: what arrived is kept"
+        return f"no connection ({problem}); run the command again: what arrived is kept"
+    if words[0] == "checkout" and "not our ref" in message:
+        return (
+            f"the repository lacks the content of a file of this commit ({problem}), as a partial copy does; name a "
+            "complete one as `git` in a table of your own (--sources), or place the files by hand"
+        )
     if "not our ref" in message or "unadvertised object" in message:
         return (
             "this commit is no longer in the repository, so upstream has changed; choose another commit in a table of "
@@ -111,6 +117,6 @@ def _reason(message: str, words: tuple[str, ...], repository: Path) -> str:
             "there is no such repository, or it asks for a password; correct `git` in a table of your own (--sources)"
         )
     return (
-        f"git {words[0]} failed ({last}); run the command again: what arrived is kept; if it fails as before, remove "
-        f"{repository} and what arrived with it"
+        f"git {words[0]} failed ({problem}); run the command again: what arrived is kept; if it fails as before, "
+        f"remove {repository} and what arrived with it"
     )

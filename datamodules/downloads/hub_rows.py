@@ -7,6 +7,7 @@ branch stands for is recorded, so that the same rows are obtained again.
 import heapq
 import random
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,8 +147,13 @@ def _snapshot(part: HubPart, revision: str) -> Path:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
 
     patterns = [f"{part.config or '*'}/{prefix}{part.split}/{part.parquet}" for prefix in ("", "partial-")]
+    set_verbosity_error()  # files that the hub lacks are reported by this program
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         folder = snapshot_download(part.hub, repo_type="dataset", revision=revision, allow_patterns=patterns)
     except GatedRepoError as error:

@@ -173,7 +173,10 @@ def test_tables_become_rows_of_inputs_and_targets(upstream: Path, tmp_path: Path
         ({"commit": "0" * 40}, "this commit is no longer in the repository, so upstream has changed"),
         ({"licence_file": "COPYING"}, "no licence file COPYING: the licence may not be MIT any more"),
         ({"files": {"tasks": "bbh/bbh"}}, "no tasks; correct the paths in a table of your own"),
-        ({"git": "file:///nowhere"}, "git fetch failed .*; run the command again"),
+        (
+            {"git": "file:///nowhere"},
+            "git fetch failed .*/nowhere.* does not appear to be a git repository.*; run the command again",
+        ),
     ],
     ids=["commit", "licence", "path", "repository"],
 )
@@ -182,6 +185,17 @@ def test_what_upstream_lacks_is_named(upstream: Path, tmp_path: Path, changes: d
     assert outcome.status == "failed"
     with pytest.raises(ValueError, match=message):
         raise ValueError(outcome.message)
+    assert not (tmp_path / "data/bbh").exists()
+
+
+def test_a_partial_copy_of_a_repository_is_not_taken_for_a_change(upstream: Path, tmp_path: Path) -> None:
+    pinned = part(upstream)
+    for name in ("allowFilter", "allowAnySHA1InWant"):
+        git(upstream, "config", f"uploadpack.{name}", "true")
+    digest = git(upstream, "rev-parse", "HEAD:bbh/navigate.json")  # the content of both files
+    (upstream / ".git/objects" / digest[:2] / digest[2:]).unlink()
+    (outcome,) = outcomes(tmp_path, pinned)
+    assert "the repository lacks the content of a file of this commit" in outcome.message
     assert not (tmp_path / "data/bbh").exists()
 
 

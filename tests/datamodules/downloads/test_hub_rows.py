@@ -90,6 +90,8 @@ def test_what_the_hub_lacks_is_named(program: WarmProgram, hub: SmallHub, tmp_pa
         (line,) = [line for line in printed.splitlines() if f"{name}: failed" in line]
         assert message in line
     assert "8 of 8 parts were not obtained" in printed
+    assert "Fetching" not in printed  # no progress bars in a log, and no warning before an error that says the same
+    assert "No files matched" not in printed
     assert not (tmp_path / "data/crossfit").exists()
 
 
@@ -119,6 +121,8 @@ def test_every_shipped_conversion_reads_the_columns_of_its_dataset() -> None:
     assert made["kilt_ay2"] == {"inputs": "Who is [START_ENT] Ada [END_ENT]?", "targets": ["Ada Lovelace"]}
     assert made["ethos-disability"] == {"inputs": "A comment.", "targets": "false"}
     assert made["hate_speech_offensive"]["targets"] == "neither"
+    assert made["aslg_pc12"] == {"inputs": "the cat sits", "targets": "CAT SIT"}
+    assert CrossFit().task("aslg_pc12").definition.startswith("Translate the English sentence into glosses")
     assert made["crawl_domain"] == {"inputs": "healthcare", "targets": "Health Care"}
     assert made["empathetic_dialogues"] == {"inputs": "I lost, again. [SEP] sad", "targets": ["Oh no, why?"]}
     assert made["reddit_tifu-title"] == {"inputs": "summarize: I slept. Then I woke.", "targets": "by sleeping"}
