@@ -41,8 +41,15 @@ def limits_text(report: ScoreReport) -> list[str]:
 
 
 def _counted(counts: Sequence[tuple[Group, int]]) -> str:
-    """Return the number of instances and the names of their tasks, each with its number."""
-    total = sum(count for _, count in counts)
-    names = [f"{group.name} ({count} of {group.instances})" for group, count in counts]
+    """Return the number of instances and the names of their tasks, each with its number.
+
+    >>> _counted([(Group("sorting", shots, "rouge_l", 1, {}), 2) for shots in (0, 5)])
+    '2 instances of 1 task: sorting (2 of 0)'
+    """
+    of_task: dict[str, tuple[int, int]] = {}
+    for group, count in counts:  # at several numbers of shots, a task has a group for each, of the same instances
+        of_task[group.name] = max(of_task.get(group.name, (0, 0)), (count, group.instances))
+    total = sum(count for count, _ in of_task.values())
+    names = [f"{name} ({count} of {instances})" for name, (count, instances) in of_task.items()]
     listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
     return f"{total} instance{'s' * (total != 1)} of {len(names)} task{'s' * (len(names) != 1)}: {listed}"
