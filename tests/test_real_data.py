@@ -153,14 +153,18 @@ SMALL = {
 def test_the_papers_recipe_runs_on_the_folder_that_download_fills(
     tmp_path: Path, program: WarmProgram, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As docs/data.md says, from mirrors: download, prepare, describe, a hundred steps, three levels."""
+    """As docs/data.md says, from mirrors: list, download, verify, prepare, describe, plan; train, test without data."""
     monkeypatch.chdir(tmp_path)
     mirrors = mirror(Path(os.environ["CROSSTASK_DATA"]), tmp_path / "mirrors")
     data = tmp_path / "data"
-    mirrors.place_by_hand(data)
     words = ["download", "opt_iml", "--to", str(data), "--sources", str(mirrors.sources)]
+    main([*words, "--dry_run"])
+    assert "templates of flan, splits train, test -> flan/rows" in capsys.readouterr().out
+    assert not data.exists()
+    mirrors.place_by_hand(data)
     with running(mirrors.hub):
-        obtained = [program.run("-c", FRESH, *words, **mirrors.hub.settings(tmp_path / "hub")) for _ in range(2)]
+        settings = mirrors.hub.settings(tmp_path / "hub")
+        obtained = [program.run("-c", FRESH, *words, *more, **settings) for more in ([], ["--verify"])]
     assert [done.returncode for done in obtained] == [0, 0], obtained[0].stdout[-3000:] + obtained[0].stderr[-3000:]
     assert "asnq-train: left out: hub dataset asnq, split train: no such dataset on the hub" in obtained[0].stdout
     assert "mmlu/archive: by hand" in obtained[0].stdout  # the real files lack two of its folders
@@ -182,6 +186,9 @@ def test_the_papers_recipe_runs_on_the_folder_that_download_fills(
     )
     assert sum(rates.values()) == pytest.approx(100, abs=0.1)
 
+    main(["plan", *recipe])
+    assert "fits with nothing recomputed" in capsys.readouterr().out
+    data.rename(tmp_path / "elsewhere")  # the store alone goes to a cluster
     main(["fit", *recipe])
     main(["test", *recipe, "--ckpt_path", "last"])
     report = json.loads(Path("runs/opt_iml/version_1/report/test/report.json").read_text())
