@@ -8,16 +8,16 @@ from importlib import import_module
 
 from crosstask.commands.shared.command_docs import command_names, overview
 from crosstask.commands.shared.config_names import configs_folder, with_config_paths
-from crosstask.commands.shared.errors import (
+from crosstask.commands.shared.errors import is_disk_fault, is_rejection, sentence
+from crosstask.commands.shared.library_messages import show_hidden_characters, silence_libraries
+from crosstask.commands.shared.program_end import (
     drop_output,
+    end_by_default,
     end_on_sigterm,
-    is_disk_fault,
-    is_rejection,
+    is_interruption,
     is_termination,
     reader_has_ended,
-    sentence,
 )
-from crosstask.commands.shared.library_messages import show_hidden_characters, silence_libraries
 from crosstask.commands.shared.quick_imports import without_collections
 from crosstask.commands.shared.static_help import static_help
 from crosstask.datamodules.messages import nearest
@@ -59,6 +59,9 @@ def program() -> None:
         main()
         sys.stdout.flush()  # at the interpreter's exit, a full disk would be an error without a sentence
     except SystemExit as error:
+        if is_interruption(error):
+            print("crosstask: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
         if not is_termination(error):
             raise
         print("crosstask: terminated", file=sys.stderr)
@@ -79,6 +82,8 @@ def program() -> None:
         raise SystemExit(
             f"crosstask: {visible(sentence(error))}\n(CROSSTASK_TRACEBACK=1 shows the traceback.)"
         ) from None
+    finally:
+        end_by_default()  # Python's own exit would show tracebacks
 
 
 if __name__ == "__main__":

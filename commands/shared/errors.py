@@ -1,10 +1,6 @@
 """Errors that are printed as a sentence without a traceback, and errors of disks."""
 
-import contextlib
 import errno
-import os
-import select
-import signal
 import sys
 import traceback
 
@@ -65,51 +61,6 @@ def sentence(error: Exception) -> str:
         return str(error)
     where = f"{system.filename}: " if system.filename is not None else ""
     return f"{where}{system.strerror}{WAYS_OUT.get(system.errno or 0, '')}"
-
-
-class TerminationError(SystemExit):
-    """Raised by SIGTERM at the current line of the program, so that half-written files are removed."""
-
-
-def end_on_sigterm() -> None:
-    """Let SIGTERM end this process by an exception; the system's default leaves half-written files."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what takes too long
-        raise TerminationError(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, end)
-
-
-def reader_has_ended() -> bool:
-    """Return whether standard output is a pipe that is not read any more."""
-    try:
-        output = select.poll()
-        output.register(sys.stdout.fileno(), 0)
-    except (AttributeError, OSError, ValueError):  # no poll, or no file
-        return False
-    return any(events & select.POLLERR for _, events in output.poll(0))
-
-
-def drop_output() -> None:
-    """Discard buffered standard output, which the interpreter would try to write again at its exit."""
-    with contextlib.suppress(OSError, ValueError):  # ValueError: closed, or no file
-        sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def is_termination(error: SystemExit) -> bool:
-    """Return whether SIGTERM ended the program, by itself or through Lightning, whose exit status would be 0."""
-    if isinstance(error, TerminationError):
-        return True
-    if "lightning" not in sys.modules:
-        return False
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    return isinstance(error, SIGTERMException)
 
 
 def is_rejection(error: Exception) -> bool:

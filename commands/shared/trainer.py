@@ -1,8 +1,6 @@
 """The commands fit, validate, test and predict: LightningCLI with crosstask's checkpoints, folders and callbacks."""
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,7 @@ from .run_folders import (
     require_own_checkpoints,
 )
 from .run_paths import write_below_root
+from .termination import EndOnSigterm
 from .threads import CpuThreads
 
 
@@ -157,6 +156,7 @@ class TrainerCLI(LinkedCLI):
         if self.command == "fit" and trainer.checkpoint_callbacks and preemption(trainer) is None:
             averages = [isinstance(callback, WeightAveraging) for callback in callbacks]
             callbacks.insert(len(averages) - averages[::-1].index(True) if any(averages) else 0, Preemption())
+        callbacks.insert(0, EndOnSigterm())  # before Preemption, which replaces it in training
         return trainer
 
     def _names_bar(self) -> bool:
@@ -262,8 +262,6 @@ def run_trainer(words: Sequence[str]) -> TrainerCLI:
         words: fit, validate, test or predict, and the words after it.
     """
     silence_libraries()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning leaves any other handler in place of its own
     return TrainerCLI(words)
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +125,6 @@ def test_a_folder_that_a_full_disk_left_out_is_written_by_the_next_run(
     assert (tmp_path / named / "tokenizer.json").is_file()
 
 
-@pytest.fixture
-def sigterm() -> Iterator[None]:
-    """Restores the handler, which the program replaces."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.mark.usefixtures("sigterm")
 def test_an_output_that_cannot_be_printed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """`crosstask describe > file` on a full disk must not end as if the file were whole."""
     monkeypatch.setattr(sys, "argv", ["crosstask"])
@@ -144,7 +134,6 @@ def test_an_output_that_cannot_be_printed_is_an_error(monkeypatch: pytest.Monkey
             run_program()
 
 
-@pytest.mark.usefixtures("sigterm")
 def test_a_reader_that_has_seen_enough_ends_the_program_quietly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Commands that a signal interrupts: a checkpoint, an exit status, and no traceback."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 from live_processes import processes_with, within
 from signalled_runs import fit_words, write_recipe
-from warm_program import WarmProgram
+from warm_program import Death, WarmProgram
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,51 @@ def test_a_signal_leaves_a_checkpoint_and_an_exit_status(
     assert torch.load(checkpoints / "last.ckpt", weights_only=False)["global_step"] > 2
 
 
+@pytest.mark.parametrize(
+    ("command", "stage", "number", "status", "sentence"),
+    [
+        ("test", "test", signal.SIGTERM, 143, "crosstask: terminated"),
+        ("validate", "validation", signal.SIGINT, 130, "crosstask: interrupted"),
+        ("predict", "predict", signal.SIGTERM, 143, "crosstask: terminated"),
+    ],
+)
+def test_an_interrupted_evaluation_keeps_its_predictions(
+    program: WarmProgram,
+    recipe: Path,
+    tmp_path: Path,
+    command: str,
+    stage: str,
+    number: signal.Signals,
+    status: int,
+    sentence: str,
+) -> None:
+    """Lightning's own handlers end an evaluation with status 1, or after its batch, or not at all."""
+    words = [command, "--config", str(recipe), "--ckpt_path=null", f"--trainer.logger.init_args.version={command}"]
+    words += ["--trainer.callbacks+=PredictionWriter", f"--trainer.callbacks.folder={tmp_path}"]
+    words += ["--data.instances.validation=100", "--data.evaluation.batch_tokens=200"]
+    part = tmp_path / f".{stage}-0.part"
+    done = interrupted(program, words, number, lambda: part.is_file() and part.read_text().count("\n") > 2)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (status, sentence)
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [part.name]
+    assert all("prediction" in json.loads(line) for line in part.read_text().splitlines()[1:-1])
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_sigterm_ends_a_run_before_its_first_batch(
+    program: WarmProgram, recipe: Path, tmp_path: Path, command: str
+) -> None:
+    """The benchmark may be prepared for hours before it."""
+    store, counted = tmp_path / "store", tmp_path / "changes"
+    words = [*fit_words(recipe, "early")[1:], f"--trainer.default_root_dir={tmp_path}", f"--data.cache={store}"]
+    words += ["--ckpt_path=null", f"--trainer.callbacks.init_args.dirpath={tmp_path / 'checkpoints'}"]
+    death = Death(str(store), 20, 0.0, str(counted), signal.SIGTERM)
+    done = program.start(command, *words, death=death).finish()
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (143, "crosstask: terminated")
+    assert "Traceback" not in done.stderr
+    assert not list(store.glob(".*"))
+
+
 def test_an_interrupted_command_ends_without_a_traceback(program: WarmProgram, recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     words = ["prepare", "--config", str(recipe), f"--data.cache={store}", "--processes=2"]
@@ -69,7 +115,7 @@ def test_a_command_that_is_started_ends_first(tmp_path: Path) -> None:
     """As the training of a sweep, which writes a checkpoint when it is terminated."""
     code = (
         "import signal, sys, time\n"
-        "from crosstask.commands.shared.errors import end_on_sigterm\n"
+        "from crosstask.commands.shared.program_end import end_on_sigterm\n"
         "from crosstask.datamodules.worker_processes import run_command\n"
         "end_on_sigterm()\n"
         "if len(sys.argv) == 2:\n"

@@ -1,5 +1,6 @@
 """Fixtures of all tests: the embedded benchmark, written once per run, small runs on it, and the program."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +18,16 @@ from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructio
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.toybench.writer import write_toybench
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Restore the handlers of signals, which the program replaces."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -64,12 +64,14 @@ class Death(NamedTuple):
         change: Number of the change before which the process is killed, from 0; a negative number only counts changes.
         delay: Seconds between that change and the kill.
         counted: File to which a byte is appended for every change.
+        number: The signal.
     """
 
     below: str
     change: int
     delay: float
     counted: str
+    number: int = signal.SIGKILL
 
 
 class WarmProgram:
@@ -292,12 +294,14 @@ def die(death: Death) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if not (writes or event in CHANGES) or not os.fsdecode(str(arguments[0])).startswith(death.below):
             return
-        if changes == death.change:
-            if not death.delay:
-                os.kill(os.getpid(), signal.SIGKILL)
-            threading.Timer(death.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
         os.write(counted, b".")
-        changes += 1
+        changes += 1  # before the signal, whose handler may raise an error here
+        if changes - 1 != death.change:
+            return
+        if death.delay:
+            threading.Timer(death.delay, os.kill, (os.getpid(), death.number)).start()
+        else:
+            os.kill(os.getpid(), death.number)
 
     sys.addaudithook(count)
 
