@@ -1,13 +1,17 @@
 """Atomic writing of files: each appears complete or not at all, also after a kill, a full disk or a power failure."""
 
+import contextlib
 import errno
+import glob
 import os
 import re
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, Literal
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -21,16 +25,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """Open a text file for writing; it replaces an older one when the block ends without an error.
+def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing, text in UTF-8 or bytes; it replaces an older one when the block ends without an error.
 
     Raises:
         OSError: It cannot be written; the error names the file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = partial_path(path)
     with naming(path):
         try:
-            with open(partial, "w", encoding="utf-8") as file:
+            with open(partial, mode, encoding="utf-8" if mode == "w" else None) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -50,9 +54,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written; the error names the file or the folder.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_path(path)
         try:
             partial.mkdir()
             yield partial
@@ -64,6 +68,50 @@ def whole_folder(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Return the hidden path beside a path at which this process writes it.
+
+    What killed processes of this machine have left half-written of the same path is deleted.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        owner = left.name.removesuffix(".part").rpartition(".")[2]
+        if owner == this_process() or has_ended(owner):  # a container gives every process the same number
+            remove(left)
+    return path.with_name(f".{path.name}.{this_process()}.part")
+
+
+def this_process() -> str:
+    """Return the name of this process in the names of half-written files: machine and process number."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def has_ended(process: str) -> bool:
+    """Return whether a process, named by its ``this_process``, ran on this machine and has ended."""
+    machine, _, number = process.rpartition("-")
+    if machine != _machine() or not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user
+        return False
+    return False
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder as far as the system allows it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ...datamodules.atomic_files import naming, write_whole
+from ...datamodules.atomic_files import whole_file, write_whole
 from ...datamodules.visible_text import visible
 from .svg import clean_svg
 
@@ -152,8 +152,8 @@ def write_figure(figure: "Figure", path: Path, title: str) -> None:
         return
     dots = min(160, LONGEST_SIDE / max(figure.get_size_inches()))
     metadata = {"Title": visible(title)} | ({"CreationDate": None} if kind == "pdf" else {})
-    with figure_style(), naming(path):
-        figure.savefig(path, dpi=dots, metadata=metadata)
+    with figure_style(), whole_file(path, "wb") as file:
+        figure.savefig(file, format=kind, dpi=dots, metadata=metadata)
 
 
 def figure_format(path: Path) -> str:

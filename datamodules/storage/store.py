@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 from bisect import bisect_left
 from collections import Counter
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic_files import naming
+from ..atomic_files import has_ended, naming, remove, this_process
 from ..rendering.unknown_tokens import NOTHING_LOST, UnknownTokens
 from ..schema import TokenizedExample
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
@@ -138,32 +137,18 @@ def folder_name(task: str, key: str) -> str:
 def partial_folder(folder: Path) -> Path:
     """Create and return a hidden folder beside `folder`, to be filled and then renamed to it.
 
-    Its name contains host and process id, by which ``remove_abandoned`` recognizes folders of ended processes.
+    Its name contains machine and process, by which ``remove_abandoned`` recognizes folders of ended processes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{socket.gethostname()}-{os.getpid()}"
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}={owner}=", dir=folder.parent))
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}={this_process()}=", dir=folder.parent))
 
 
 def remove_abandoned(root: Path) -> int:
     """Delete incomplete folders in `root` of processes of this machine that have ended; return their number."""
-    removed = 0
-    for folder in root.glob(".*=*-*=*"):
-        host, _, process = folder.name.rsplit("=", 2)[1].rpartition("-")
-        if host == socket.gethostname() and process.isdecimal() and not _runs(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
-            removed += 1
-    return removed
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    left = [folder for folder in root.glob(".*=*-*=*") if has_ended(folder.name.rsplit("=", 2)[1])]
+    for folder in left:
+        remove(folder)
+    return len(left)
 
 
 def write_task(

@@ -17,13 +17,12 @@ partially supervised if a training task has its category, and fully held out oth
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..atomic_files import naming
+from ..atomic_files import naming, partial_path, remove
 from ..messages import expanded
 from ..rendering.bpe import write_bpe
 from .families import write_families
@@ -69,17 +68,19 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
     if _holds(folder, manifest):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with naming(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        draft = Path(scratch) / "draft"
-        _write(draft, instances, seed)
-        if families:
-            write_families(draft / "families", seed=seed)
-        (draft / "manifest.json").write_text(manifest)
+    draft = partial_path(folder)
+    with naming(folder):
         try:
+            _write(draft, instances, seed)
+            if families:
+                write_families(draft / "families", seed=seed)
+            (draft / "manifest.json").write_text(manifest)
             os.replace(draft, folder)  # replaces a missing or an empty folder
         except OSError:
             if not _holds(folder, manifest):  # true if another process has written the same benchmark
                 raise
+        finally:
+            remove(draft)
 
 
 def _holds(folder: Path, manifest: str) -> bool:
