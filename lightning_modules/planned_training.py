@@ -35,6 +35,7 @@ from .resumed_settings import (
     restore_settings,
     run_settings,
 )
+from .sharding.checkpoint_damage import require_undamaged
 from .sharding.checkpoints import (
     KEY,
     checkpoint_extras,
@@ -122,10 +123,11 @@ class PlannedTraining(FiniteSteps):
         """Return the module of a checkpoint; the arguments are Lightning's, but ``weights_only`` is always true.
 
         Raises:
-            ValueError: The file holds more than tensors and plain values.
+            ValueError: The file holds more than tensors and plain values, or differs from its checksums.
         """
         if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
             read_plain(Path(checkpoint_path))
+            require_undamaged(Path(checkpoint_path))
         return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
 
     @property

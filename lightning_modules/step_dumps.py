@@ -21,6 +21,7 @@ from ..datamodules.bilevel.exemplars import InstructionInputs
 from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.messages import some
 from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
+from .sharding.checkpoint_damage import require_undamaged
 from .sharding.plain_checkpoints import read_plain
 
 BATCHES: dict[str, type[Any]] = {
@@ -104,6 +105,7 @@ def read_batches(folder: Path) -> list[tuple[str, int, Any]]:
     read = []
     for path in paths:
         content = read_plain(path)
+        require_undamaged(path)
         try:
             batches = zip(content["seeds"], content["batches"], strict=True)
             read += [(path.stem, seed, as_batch(batch)) for seed, batch in batches]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from .checkpoint_damage import require_undamaged
 from .checkpoints import require_whole_checkpoint
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
 from .weight_shapes import PREFIX
@@ -35,8 +36,13 @@ def instruction_values(path: Path) -> dict[str, Tensor]:
 
 
 def module_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield all weights of the LightningModule in a checkpoint, under its names, with few in memory at a time."""
+    """Yield all weights of the LightningModule in a checkpoint, under its names, with few in memory at a time.
+
+    Raises:
+        ValueError: The checkpoint is incomplete, or differs from its checksums.
+    """
     layout = require_whole_checkpoint(path)
+    require_undamaged(path)
     stored = {"file": _of_file, "shards": _of_shards, "deepspeed": _of_deepspeed}[layout](path)
     for name, tensor in stored:
         yield name.replace("_orig_mod.", "").replace("_fsdp_wrapped_module.", ""), tensor

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from transformers import PreTrainedConfig
 
+from .checkpoint_damage import damage
 from .checkpoint_replacement import PARTIAL, newest_path, partial_path, replace_whole
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain, require_plain_deepspeed, require_plain_shards
 from .weight_shapes import require_fitting_shards
@@ -190,7 +191,7 @@ class AnyLayoutIO(TorchCheckpointIO):
 def read_plain_values_alone(strategy: Strategy) -> None:
     """Make a strategy of Lightning's check a checkpoint before it is read, and never run code from the file.
 
-    A sharded strategy also compares the names and shapes of its weights with the model's.
+    Checksums are compared. A sharded strategy also compares the names and shapes of its weights with the model's.
     Lightning's FSDP and DeepSpeed strategies read pickles whatever ``weights_only`` says.
     """
     load = strategy.load_checkpoint
@@ -199,6 +200,7 @@ def read_plain_values_alone(strategy: Strategy) -> None:
         if "://" not in str(checkpoint_path):
             path = Path(strategy.broadcast(checkpoint_path))
             require_whole_checkpoint(path)
+            require_undamaged_on_all(path, strategy)
             module = strategy.lightning_module
             # Other strategies return the weights, which the module compares in on_load_checkpoint.
             if module is not None and isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
@@ -206,6 +208,19 @@ def read_plain_values_alone(strategy: Strategy) -> None:
         return load(checkpoint_path, weights_only=True)
 
     strategy.load_checkpoint = load_checkpoint  # type: ignore[method-assign]
+
+
+def require_undamaged_on_all(path: Path, strategy: Strategy) -> None:
+    """Reject a checkpoint that differs from its checksums; the processes share the files of a folder.
+
+    Every process must call it.
+
+    Raises:
+        ValueError: On every process; the one that has found the damage names the file.
+    """
+    problem = damage(path, strategy.global_rank, getattr(strategy, "world_size", 1))
+    if not strategy.reduce_boolean_decision(problem is None):
+        raise ValueError(problem or f"{path} is damaged, as another process reports: take the checkpoint before it")
 
 
 def _write_file(checkpoint: Mapping[str, Any], path: Path) -> None:
