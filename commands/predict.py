@@ -133,7 +133,7 @@ def answer_missing(
     """
     from ..lightning_modules.generation.decoding import prompt_seed
 
-    missing = [question for question in questions if question.line not in file.results]
+    missing = file.missing(questions)
     for begin in range(0, len(missing), AT_ONCE):
         part = missing[begin : begin + AT_ONCE]
         prompts: dict[int, list[int]] = {}

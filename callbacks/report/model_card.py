@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from ...datamodules.data_files import parse_json
+from ...datamodules.data_files import read_json, read_text
 from ...datamodules.hub_names import hub_source
-from ...datamodules.messages import counted, expanded
+from ...datamodules.messages import counted, expanded, kind
 from ...datamodules.visible_text import markdown_code, visible
+from ...datamodules.yaml_files import read_yaml
 
 SHOWN_VERSIONS = ("crosstask", "torch", "transformers", "lightning", "tokenizers", "peft")
 LONGEST_MIXTURE = 80  # lines of the mixture's tree; the others are counted
@@ -69,22 +70,33 @@ class RunFiles:
 
 
 def read_run_files(folder: Path) -> RunFiles:
-    """Return the newest files of a run, over all versions below its folder; empty where there are none."""
+    """Return the newest files of a run, over all versions below its folder; empty where there are none.
 
-    def newest(pattern: str) -> str:
+    Raises:
+        ValueError: A file cannot be read, or holds something else.
+    """
+
+    def newest(pattern: str) -> Path | None:
         paths = sorted(folder.glob(f"**/{pattern}"), key=lambda path: path.stat().st_mtime)
-        return paths[-1].read_text(encoding="utf-8") if paths else ""
+        return paths[-1] if paths else None
 
-    trained = sorted(folder.glob("**/mixture.txt"), key=lambda path: path.stat().st_mtime)
-    configuration = trained[-1].with_name("config.yaml") if trained else folder / "config.yaml"
-    settings = configuration.read_text(encoding="utf-8") if configuration.is_file() else newest("config.yaml")
+    trained = newest("mixture.txt")
+    configuration = trained.with_name("config.yaml") if trained else folder / "config.yaml"
+    settings = configuration if configuration.is_file() else newest("config.yaml")
+    record = newest("run.json")
     reports = {stage: newest(f"report/{stage}/report.md") for stage in ("test", "validation")}
     return RunFiles(
-        settings=yaml.safe_load(settings) or {},
-        record=parse_json(newest("run.json") or "{}", f"run.json of {folder}"),
-        mixture=newest("mixture.txt"),
-        scores={stage: text for stage, text in reports.items() if text},
+        settings=_fields(read_yaml(settings), settings) if settings else {},
+        record=_fields(read_json(record), record) if record else {},
+        mixture=read_text(trained) if trained else "",
+        scores={stage: read_text(path) for stage, path in reports.items() if path},
     )
+
+
+def _fields(content: Any, path: Path) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected named fields, got {kind(content)}; remove the file, or name another `run`")
+    return content
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path:

@@ -9,6 +9,18 @@ from ...datamodules.atomic_files import naming, whole_file
 from ...datamodules.data_files import decoded, parse_json
 from .prompt_file import Question
 
+REMOVE = "remove the file, or name another output"
+
+
+def is_result(line: Any) -> bool:
+    """Return whether a line from a file is the answer to a question, or the reason why it has none."""
+    return (
+        isinstance(line, dict)
+        and type(line.get("line")) is int
+        and set(line) <= {"line", "id", "answer", "skipped"}
+        and isinstance(line.get("answer", line.get("skipped")), str)
+    )
+
 
 class AnswerFile:
     """Answers to the questions of a file, kept in ``<output>.part`` until all of them are there.
@@ -44,14 +56,30 @@ class AnswerFile:
         if not whole:
             return
         # An answer may hold other ends of lines (U+2028), which JSON does not escape.
-        lines = [parse_json(line, str(self.part)) for line in decoded(whole, str(self.part)).split("\n")[:-1]]
+        texts = decoded(whole, str(self.part)).split("\n")[:-1]
+        lines = [parse_json(text, f"{self.part}, line {number}", REMOVE) for number, text in enumerate(texts, start=1)]
+        if not isinstance(lines[0], dict):
+            raise ValueError(f"{self.part} holds no answers of an interrupted command; {REMOVE}")
         if lines[0] != header:
             changed = [name for name in {**lines[0], **header} if lines[0].get(name) != header.get(name)]
             raise ValueError(
                 f"{self.part} holds answers of an interrupted command with another {', '.join(changed)}: "
                 "remove it, or name another output"
             )
+        for number, line in enumerate(lines[1:], start=2):
+            if not is_result(line):
+                raise ValueError(f"{self.part}, line {number}: no answer of an interrupted command; {REMOVE}")
         self.results = {line["line"]: line for line in lines[1:]}
+
+    def missing(self, questions: Sequence[Question]) -> list[Question]:
+        """Return the questions that have no result yet.
+
+        Raises:
+            ValueError: There is a result of another line.
+        """
+        if others := sorted(set(self.results) - {question.line for question in questions}):
+            raise ValueError(f"{self.part} has an answer to line {others[0]}, which is no question; {REMOVE}")
+        return [question for question in questions if question.line not in self.results]
 
     def add(self, question: Question, result: Mapping[str, Any]) -> None:
         """Append the result of a question: ``{"answer": text}``, or ``{"skipped": reason}``."""

@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...datamodules.atomic_files import write_whole
 from ...datamodules.bilevel.exemplars import TaskExemplar
 from ...datamodules.data_files import read_json
+from ...datamodules.finite_values import require_finite_weights
 from ...datamodules.messages import some
 from ...datamodules.rendering.chosen_demonstrations import DESCRIPTION, FOLDER
 from .learnable_instructions import DirectExtractor, LearnableInstruction
 
 VALUES = "instructions.safetensors"
+EXPORT_AGAIN = "export the checkpoint again"
 
 Description = Mapping[str, Any]
 """The plain values above."""
@@ -90,7 +93,7 @@ def read_instructions(folder: Path) -> StoredInstructions:
     """Return the learned instructions of a folder, or those in an exported model's folder.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, or a file is damaged.
     """
     place = folder if (folder / DESCRIPTION).is_file() else folder / FOLDER
     if not (place / DESCRIPTION).is_file() or not (place / VALUES).is_file():
@@ -98,7 +101,33 @@ def read_instructions(folder: Path) -> StoredInstructions:
             f"no learned instructions in {folder}: expected {DESCRIPTION} and {VALUES} there or in its folder "
             f"{FOLDER}, as `crosstask export CHECKPOINT FOLDER` writes them"
         )
-    return StoredInstructions(read_json(place / DESCRIPTION), load_file(place / VALUES))
+    described = read_json(place / DESCRIPTION)
+    if not is_description(described):
+        raise ValueError(f"{place / DESCRIPTION} does not describe learned instructions; {EXPORT_AGAIN}")
+    try:
+        values = load_file(place / VALUES)
+    except SafetensorError as error:
+        raise ValueError(f"{place / VALUES} is damaged ({error}); {EXPORT_AGAIN}") from error
+    require_finite_weights(values.items(), place / VALUES)
+    return StoredInstructions(described, values)
+
+
+def is_description(content: Any) -> bool:
+    """Return whether the content of a file has the fields of a description of learned instructions."""
+    if not isinstance(content, dict) or not isinstance(content.get("kind"), str):
+        return False
+    tasks, chosen = content.get("tasks"), content.get("chosen", {})
+    return (
+        isinstance(tasks, list)
+        and all(isinstance(task, str) for task in tasks)
+        and isinstance(chosen, dict)
+        and all(isinstance(of_task, list) and all(map(_is_choice, of_task)) for of_task in chosen.values())
+    )
+
+
+def _is_choice(one: Any) -> bool:
+    texts = isinstance(one, dict) and isinstance(one.get("id"), str) and isinstance(one.get("text"), str)
+    return texts and type(one.get("exemplar")) is int
 
 
 @torch.no_grad()
@@ -129,6 +158,8 @@ def apply_stored(
     for name, parameter in instruction.named_parameters():
         by_task = name in instruction.task_parameters
         value = stored.values.get(name)
+        if by_task and value is not None and len(value) != len(rows):
+            raise ValueError(f"the stored {name} has {len(value)} rows for {len(rows)} tasks; {EXPORT_AGAIN}")
         if value is None or value.shape[by_task:] != parameter.shape[by_task:]:
             sizes = "missing" if value is None else tuple(value.shape[by_task:])
             raise ValueError(

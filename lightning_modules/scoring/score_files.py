@@ -11,14 +11,18 @@ from types import MappingProxyType
 from typing import IO, Any, Generic, NamedTuple, TypeVar
 
 from ...datamodules.atomic_files import naming
-from ...datamodules.data_files import parse_json
+from ...datamodules.data_files import decoded, parse_json
 from ...datamodules.packing.replicas import process_of_job
+from ...datamodules.record_fields import number_field, whole_field
 from ...datamodules.scoring.sample_writer import require_settings
 from ...datamodules.scoring.truncated_texts import CutTexts
 from .cross_encoder import PairCuts
 
 ITEMS_AT_ONCE = 256
 """Items that are scored and written together: the most that an interrupted process loses."""
+
+LARGEST = 1e38
+"""Largest score that is read from a file; log-likelihoods and scores of models are far below."""
 
 Item = TypeVar("Item")
 
@@ -108,11 +112,29 @@ class ScoreFiles(Generic[Item]):
         remedy = "remove the file to score these items again"
         for path in self._paths():
             whole, _, _ = path.read_bytes().rpartition(b"\n")
-            for number, line in enumerate(filter(None, whole.decode().split("\n")), start=1):
-                record = parse_json(line, f"{path}, line {number}", remedy)
-                scored = ItemScores(record["scores"], PairCuts(*record["cuts"]), record["remainders"])
-                batches.setdefault(record["first"], scored)
+            for number, line in enumerate(filter(None, decoded(whole, str(path)).split("\n")), start=1):
+                place = f"{path}, line {number}"
+                record = parse_json(line, place, remedy)
+                try:
+                    first, scored = self._batch(record)
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    raise ValueError(f"{place}: no scores of these items ({error}); {remedy}") from error
+                batches.setdefault(first, scored)
         return batches
+
+    def _batch(self, record: Any) -> tuple[int, ItemScores]:
+        """Return the index of a batch's first item, and its scores.
+
+        Raises:
+            ValueError: They are not finite numbers of as many items; a missing field raises an error of its own kind.
+        """
+        first, of_items = whole_field(record, "first"), record["scores"]
+        items = min(ITEMS_AT_ONCE, len(self.items) - first)
+        if first not in self.starts or len(of_items) != items:
+            raise ValueError(f"expected those of {items} items from number {first}, got {len(of_items)}")
+        scores = [[number_field({"score": one}, "score", -LARGEST, LARGEST) for one in each] for each in of_items]
+        cuts = PairCuts(*(whole_field({"cuts": count}, "cuts") for count in record["cuts"]))
+        return first, ItemScores(scores, cuts, dict(record["remainders"]))
 
     @contextmanager
     def _own_file(self) -> Iterator[IO[bytes]]:

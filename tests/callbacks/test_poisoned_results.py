@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from crosstask.callbacks.report.coverage_text import terminal_coverage
+from crosstask.callbacks.report.model_card import read_run_files
 from crosstask.callbacks.report.model_sizes import read_model_scores
 from crosstask.callbacks.report.predictions import is_prediction_of, read_predictions, written_coverage
 from crosstask.callbacks.report.scores import build_report
@@ -19,8 +21,13 @@ from crosstask.datamodules.evaluation.coverage import Coverage, TaskCoverage
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.datamodules.scoring.samples import generator_size, read_samples
 from crosstask.datamodules.visible_text import markdown_code
+from crosstask.lightning_modules.inference.answer_file import AnswerFile
+from crosstask.lightning_modules.inference.prompt_file import Question
 from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance
+from crosstask.lightning_modules.instructions.stored_instructions import read_instructions, write_instructions
 from crosstask.lightning_modules.scoring.calibration import load_calibration
+from crosstask.lightning_modules.scoring.cross_encoder import PairCuts
+from crosstask.lightning_modules.scoring.score_files import ItemScores, ScoreFiles
 
 PREDICTION: dict[str, Any] = {
     "number": 0,
@@ -257,3 +264,90 @@ def test_code_in_markdown_cannot_be_left(text: str) -> None:
     assert "\n" not in code
     assert code.endswith(fence)
     assert fence not in code[len(fence) : -len(fence)]
+
+
+# --- other files that commands write and read back ---
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\n",
+        b"3\n",
+        b'{"first": 0}\n',
+        b'{"first": 1, "scores": [[1.0], [2.0]], "cuts": [], "remainders": {}}\n',
+        b'{"first": 0, "scores": [[1.0]], "cuts": [], "remainders": {}}\n',
+        b'{"first": 0, "scores": [[1.0], [1e300]], "cuts": [], "remainders": {}}\n',
+        b'{"first": 0, "scores": [[1.0], ["2"]], "cuts": [], "remainders": {}}\n',
+        b'{"first": 0, "scores": [[1.0], [2.0]], "cuts": [-1], "remainders": {}}\n',
+        b'{"first": 0, "scores": [[1.0], [2.0]], "cuts": [], "remainders": 3}\n',
+    ],
+)
+def test_scores_of_an_interrupted_run_are_checked(tmp_path: Path, line: bytes) -> None:
+    files = ScoreFiles(tmp_path, "m", {}, ["one", "two"])
+    files.write(lambda items: ItemScores([[1.0], [2.0]], PairCuts()), lambda done: None)
+    path = tmp_path / "m-0000-of-0001.jsonl"
+    assert files.scores() == ItemScores([[1.0], [2.0]], PairCuts(), {})
+    path.write_bytes(line)
+    with pytest.raises(ValueError, match=r"m-0000-of-0001\.jsonl"):
+        files.scores()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "3", '{"line": 1}', '{"line": "1", "answer": "a"}', '{"line": 1, "answer": 3}', '{"line": 7, "answer": "a"}'],
+)
+def test_answers_of_an_interrupted_command_are_checked(tmp_path: Path, line: str) -> None:
+    questions = [Question(number, None, [{"role": "user", "content": "?"}]) for number in (1, 2)]
+    part = tmp_path / "a.jsonl.part"
+    part.write_text(f'{{"model": "m"}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl\.part.*; remove the file, or name another output"):
+        AnswerFile(tmp_path / "a.jsonl", {"model": "m"}).missing(questions)
+    part.write_text('{"model": "m"}\n{"line": 1, "answer": "a"}\n')
+    assert AnswerFile(tmp_path / "a.jsonl", {"model": "m"}).missing(questions) == questions[1:]
+
+
+DESCRIPTION = {"kind": "direct_embedder", "tasks": ["t"], "chosen": {"t": [{"exemplar": 0, "id": "1", "text": "a"}]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "weights"),
+    [
+        ({"kind": 3}, None),
+        ({"tasks": None}, None),
+        ({"tasks": [1]}, None),
+        ({"chosen": {"t": 3}}, None),
+        ({"chosen": {"t": [{"exemplar": "0", "id": "1", "text": "a"}]}}, None),
+        ({}, b"\x00" * 64),
+        ({}, torch.full([1, 2], float("nan"))),
+    ],
+)
+def test_learned_instructions_are_checked(tmp_path: Path, change: dict[str, Any], weights: Any) -> None:
+    write_instructions(tmp_path, DESCRIPTION, {"table": torch.ones(1, 2)})
+    assert read_instructions(tmp_path).tasks == ["t"]
+    table = weights if torch.is_tensor(weights) else torch.ones(1, 2)
+    write_instructions(tmp_path, DESCRIPTION | change, {"table": table})
+    if isinstance(weights, bytes):
+        (tmp_path / "instructions.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"instructions\.(json|safetensors)"):
+        read_instructions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"trainer: {max_steps: [\n"),
+        ("config.yaml", b"\xff\xfe"),
+        ("config.yaml", b"3"),
+        ("run.json", b"{"),
+        ("run.json", b"[]"),
+        ("mixture.txt", b"\x80"),
+        ("report/test/report.md", b"\x80"),
+    ],
+)
+def test_the_files_of_a_run_are_checked_for_its_card(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / "version_0" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        read_run_files(tmp_path)
