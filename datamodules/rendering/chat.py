@@ -17,7 +17,7 @@ text. They are located by the first of these that the template allows:
 import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -38,6 +38,10 @@ SECONDS = 20.0
 DATE = datetime(2024, 7, 26)
 """The date in templates that write today's (``strftime_now``): that of Llama 3.1's template. Prompts are tokenized
 once, and an evaluation on another day must read what was trained."""
+
+COMPUTED = "map with a computed name"
+SEARCHES = {"striptags", "urlize", "wordcount", "wordwrap", COMPUTED}
+"""Filters that search a text in one call, which no other thread of Python can interrupt, for hours if it is long."""
 
 _ENDLESS: set[str] = set()
 """Templates that took longer: the conversations of a file do not each wait for one."""
@@ -307,8 +311,11 @@ def _pure(template: str) -> str:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
     except TemplateError:
         return template  # its rendering raises the error
-    if any(node.name == "random" for node in parsed.find_all(nodes.Filter)):
+    filters = set(_filters(parsed))
+    if "random" in filters:
         raise ValueError("chooses at random, so that no prompt would be the same twice")
+    if searches := sorted(filters & SEARCHES):
+        raise ValueError(f"uses the filter {searches[0]}, which can take hours and which no prompt needs")
     products = [
         node
         for node in parsed.find_all(nodes.Mul)
@@ -324,6 +331,15 @@ def _pure(template: str) -> str:
         raise ValueError("writes today's date in a format that it computes")
     dates = {form: DATE.strftime(form) for form in formats}
     return f"{{% macro strftime_now(form) %}}{{{{ {dates!r}[form] }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
+
+
+def _filters(parsed: nodes.Template) -> Iterator[str]:
+    """Yield the names of a template's filters, and of those that ``map`` applies."""
+    for node in parsed.find_all(nodes.Filter):
+        yield node.name
+        if node.name == "map" and node.args:
+            applied = node.args[0]
+            yield str(applied.value) if isinstance(applied, nodes.Const) else COMPUTED
 
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result:

@@ -177,6 +177,8 @@ def test_a_template_that_does_not_end_is_left(monkeypatch: pytest.MonkeyPatch) -
     [
         ("{{ 7 ** (7 ** 9) }}", "computes powers or products, which can take hours"),  # nothing interrupts it
         ("{% set ns = namespace(x=9) %}{% for i in range(50) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "products"),
+        ("{{ ('a ' * 100000000) | wordcount }}", "uses the filter wordcount, which can take hours"),
+        ("{{ ['a ' * 100000000] | map('url' ~ 'ize') | list }}", "uses the filter map with a computed name"),
         ("{{ ['Hi', 'Hello', 'Dear'] | random }}", "chooses at random, so that no prompt would be the same twice"),
         ("{{ 1 // 0 }}", "rejects turns of user: integer division"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "rejects turns of user: access to attribute '__class__'"),
