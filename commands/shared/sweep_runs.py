@@ -146,8 +146,10 @@ def train_and_evaluate(run: SweepRun) -> None:
         log = run.folder / f"{words[0]}.log"
         with open(log, "a", encoding="utf-8") as file:
             command, before = [sys.executable, "-m", "crosstask.cli", *words], _processor_seconds()
-            status = run_command(command, stdout=file, stderr=subprocess.STDOUT)
-        _add_cost(run.folder, words[0], _processor_seconds() - before)
+            try:
+                status = run_command(command, stdout=file, stderr=subprocess.STDOUT)
+            finally:  # also of a command that a signal has ended, which the next sweep resumes
+                _add_cost(run.folder, words[0], _processor_seconds() - before)
         if status:
             end = log.read_text(encoding="utf-8", errors="replace")[-1500:].strip()
             raise ValueError(f"`crosstask {words[0]}` failed for {run.folder} ({log}):\n{end}")

@@ -15,6 +15,7 @@ from ..benchmarks.rows.row import Row
 from ..benchmarks.rows.row_files import table_rows
 from ..data_files import text_lines
 from ..messages import some
+from ..worker_processes import end_when_parent_dies
 from .row_output import recipe_columns, write_rows
 from .sources import GitPart, Table
 
@@ -91,7 +92,12 @@ def _git(part: GitPart, repository: Path, *words: str) -> None:
     if program is None:
         raise ValueError(f"git is not installed, which {part.git} needs: install it (e.g. apt install git)")
     done = subprocess.run(
-        [program, "-C", str(repository), *words], capture_output=True, text=True, env=environment, check=False
+        [program, "-C", str(repository), *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        preexec_fn=end_when_parent_dies,  # the next download would use the repository beside it
     )
     if done.returncode:
         raise ValueError(f"{part.origin}: {_reason(done.stderr, words, repository)}")
