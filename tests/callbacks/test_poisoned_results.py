@@ -21,9 +21,9 @@ from crosstask.datamodules.evaluation.coverage import Coverage, TaskCoverage
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.datamodules.scoring.samples import generator_size, read_samples
 from crosstask.datamodules.visible_text import markdown_code
+from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance
 from crosstask.lightning_modules.inference.answer_file import AnswerFile
 from crosstask.lightning_modules.inference.prompt_file import Question
-from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance
 from crosstask.lightning_modules.instructions.stored_instructions import read_instructions, write_instructions
 from crosstask.lightning_modules.scoring.calibration import load_calibration
 from crosstask.lightning_modules.scoring.cross_encoder import PairCuts

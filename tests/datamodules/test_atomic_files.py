@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from crosstask.callbacks.report.figure_style import write_figure
-from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.datamodules.atomic_files import this_process, whole_file, whole_folder, write_whole
+from crosstask.datamodules.toybench.writer import write_toybench
 
 
 def write_file(path: Path, then: Callable[[], None] = lambda: None) -> None:
