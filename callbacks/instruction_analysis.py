@@ -153,7 +153,7 @@ def write_analysis(states: InstructionStates, folder: Path, *, step: int, catego
     Args:
         states: Hidden states of the instructions, from ``instruction_states``.
         folder: Output folder.
-        step: Number of theta steps, written into ``analysis.json``.
+        step: Number of inner steps, written into ``analysis.json``.
         categories: Number of categories on the map.
     """
     folder.mkdir(parents=True, exist_ok=True)

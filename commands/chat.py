@@ -49,8 +49,9 @@ def chat(
         system: System message of the conversation; null for none.
         scorer: Hub name or folder of a trained scorer, which chooses among candidates; null for one answer.
         candidates: Number of answers that are drawn for the scorer.
-        max_length: Most tokens of a pair of message and answer that the scorer reads; longer pairs are truncated.
-        max_new_tokens: Most tokens of an answer.
+        max_length: Maximum number of tokens of a pair of message and answer that the scorer reads; longer pairs are
+            truncated.
+        max_new_tokens: Maximum number of tokens of an answer.
         temperature: Temperature of sampling; 0 takes the most probable token.
         top_p: Nucleus sampling: draw from the most probable tokens that together have this probability.
         stop: Texts that end an answer.

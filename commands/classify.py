@@ -57,11 +57,11 @@ class Reading:
     """Settings by which a model reads questions.
 
     Args:
-        max_length: Most tokens of an instruction and an option together.
+        max_length: Maximum number of tokens of an instruction and an option together.
         truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
         cut: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``.
         dtype: Type of the model's parameters.
-        budget: Most tokens of a batch; scores do not depend on it.
+        budget: Maximum number of tokens of a batch; scores do not depend on it.
         device: Device of the model; None for the GPU of the process if it has one.
     """
 
@@ -124,13 +124,13 @@ def classify_tasks(
         examples: Largest number of rows of a task, each evaluated with all its templates; null for all.
         prompt: Form in which an example becomes an instruction; by default the example's input alone, as in Cappy's
             released program.
-        max_length: Most tokens of an instruction and an option together; longer ones are truncated.
+        max_length: Maximum number of tokens of an instruction and an option together; longer ones are truncated.
         truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side,
             as in Cappy's released program.
         cut: Part of a long instruction that is cut, for scorers and language models: ``middle``, ``end`` (as in the
             released program) or ``beginning``.
         seed: Seed of the rendering, if `prompt` makes random choices.
-        budget: Most tokens of a batch; it changes speed and memory, not scores.
+        budget: Maximum number of tokens of a batch; it changes speed and memory, not scores.
         dtype: Type of the models' parameters; a scorer's head stays in float32. By default float32, or bfloat16 for
             scorers on a GPU, whose packed attention needs half precision.
         device: Device of the models, e.g. cuda:1; by default the GPU of the process if it has one.

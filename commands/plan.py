@@ -144,7 +144,7 @@ def print_outer(plan: "ResourcePlan") -> None:
     assert outer is not None
     passes, share = outer.passes, outer.flops / outer.inner_steps / plan.flops
     print(
-        f"a step of phi every {outer.inner_steps} steps ({passes.method}), {share:.0%} of the operations: "
+        f"an outer step every {outer.inner_steps} steps ({passes.method}), {share:.0%} of the operations: "
         f"{passes.outer} passes of {outer.rows} outer rows and {passes.inner + passes.frozen} of the inner batch, with "
         f"{passes.vectors} vectors of theta's size"
     )

@@ -67,12 +67,12 @@ def answer_inputs(
             messages, references, and answer or skipped (the reason why there is no answer).
         system: System message of conversations that have none; null for none.
         chat: Whether the tokenizer's chat template renders the prompts; null uses the template if there is one.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Maximum number of tokens of an answer.
         temperature: Temperature of sampling; 0 takes the most probable token.
         top_p: Nucleus sampling: draw from the most probable tokens that together have this probability.
         stop: Texts that end an answer.
         seed: Seed of sampling.
-        budget: Most tokens of a batch.
+        budget: Maximum number of tokens of a batch.
         dtype: Type of the model's parameters, e.g. bfloat16.
         device: Device of the model, e.g. cuda:1; by default the GPU if there is one.
 
@@ -129,7 +129,7 @@ def answer_missing(
         file: File of the results.
         decoding: Settings of sampling.
         seed: Seed of sampling.
-        budget: Most tokens of a batch.
+        budget: Maximum number of tokens of a batch.
     """
     from ..lightning_modules.generation.decoding import prompt_seed
 

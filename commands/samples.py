@@ -82,10 +82,10 @@ def write_samples(
         decodings: Decodings by name; by default the five of Cappy, which give 17 responses.
         faithful: Sample as Cappy's released program does: from the 50 most probable tokens, at least 3 and at most 63
             tokens, from the first 512 tokens of a prompt.
-        max_new_tokens: Most tokens of a response; by default 64, or 63 with `faithful`, whose 64 positions include the
-            decoder's start token.
-        max_source: Most tokens of a prompt; longer ones are truncated and counted. By default 1,024, or 512 with
-            `faithful`.
+        max_new_tokens: Maximum number of tokens of a response; by default 64, or 63 with `faithful`, whose 64 positions
+            include the decoder's start token.
+        max_source: Maximum number of tokens of a prompt; longer ones are truncated and counted. By default 1,024, or
+            512 with `faithful`.
         cut: Part of a long prompt that is cut: ``middle``, ``end`` or ``beginning``. By default ``middle``, as for the
             scorer, or ``end`` with `faithful`. Special tokens remain, except if the beginning is cut.
         stop: Texts that end a response, beside eos.
@@ -94,7 +94,7 @@ def write_samples(
         likelihood: Store the log-likelihood of every response, which self-scoring needs.
         seed: Seed of sampling.
         name: Name of the generator in the files; by default the last component of `generator`.
-        budget: Most tokens of a batch.
+        budget: Maximum number of tokens of a batch.
         dtype: Type of the model's parameters.
         device: Device of the model, e.g. cuda:1; by default the GPU of the process if it has one.
     """
@@ -152,7 +152,7 @@ def generate_samples(
         generator: The model.
         settings: Decodings, lengths and seed.
         folder: Folder of the sample file.
-        budget: Most tokens of a batch.
+        budget: Maximum number of tokens of a batch.
     """
     path, name = _own_file(folder, generator.name), generator.name
     _print_left_out(examples)

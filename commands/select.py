@@ -84,12 +84,12 @@ def select_samples(
             are never overwritten, and of ``scores``, the scorer's scores, a file for each process.
         scorer: Hub name or folder of a trained scorer, with its calibration if the folder has one; null compares only
             the other methods.
-        max_length: Most tokens of an instruction and a response together; longer pairs are truncated.
+        max_length: Maximum number of tokens of an instruction and a response together; longer pairs are truncated.
         truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side, as in
             Cappy's released program.
         cut: Part of a long instruction that is cut: ``middle``, ``end`` (as in the released program) or ``beginning``.
         chat: Whether the scorer reads pairs in its tokenizer's chat template, as reward models of chat models do.
-        budget: Most tokens of a batch; it changes speed and memory, not scores.
+        budget: Maximum number of tokens of a batch; it changes speed and memory, not scores.
         dtype: Type of the scorer's parameters; its head stays in float32. By default bfloat16 on a GPU, whose packed
             attention needs half precision, and float32 on a CPU.
         device: Device of the scorer, e.g. cuda:1; by default the GPU of the process if it has one.
@@ -177,7 +177,7 @@ def score_share(
         reading: Arguments of ``CrossEncoder.from_pretrained`` that decide how pairs are read.
         dtype: Type of the scorer's parameters.
         device: Device of the scorer; None for the GPU of the process if it has one.
-        budget: Most tokens of a batch.
+        budget: Maximum number of tokens of a batch.
         console: Console to print progress to.
     """
     settings = {**reading, "dtype": dtype, "weights": model_digest(scorer)}

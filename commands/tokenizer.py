@@ -28,7 +28,7 @@ def train_tokenizer(
         benchmark: Benchmark whose training tasks are read, or the path or hub name of your own data.
         folder: Folder into which the tokenizer is written; it must be new or empty.
         vocabulary: Largest number of tokens in the vocabulary.
-        longest: Most tokens that a model reads (``model_max_length`` of the tokenizer).
+        longest: Maximum number of tokens that a model reads (``model_max_length`` of the tokenizer).
         sentinels: Number of sentinel tokens in the vocabulary, for span corruption (T5 has 100).
     """
     from ..datamodules.rendering.bpe import write_bpe

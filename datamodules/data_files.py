@@ -22,7 +22,7 @@ from .messages import kind
 from .tracked_files import note
 
 LONGEST_LINE = 64 * 2**20
-"""Most bytes of a line; a longer line is an error, since it is rarely one record."""
+"""Maximum number of bytes of a line; a longer line is an error, since it is rarely one record."""
 
 MOST_EXPANDED, MOST_TIMES = 2**28, 400
 """Bytes to which any compressed file may expand, and beyond them its own size this many times; gzip can expand to 1,000

@@ -339,7 +339,7 @@ class PromptBatch(NamedTuple):
         attention_mask: int64 [B, L], 0 at padding.
         examples: Evaluated example of each row. If there are fewer than B, the last rows only keep replicas in step,
             and their answers are dropped.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Maximum number of tokens of an answer.
     """
 
     input_ids: "Tensor"

@@ -25,12 +25,13 @@ class Instances:
     """Numbers of a task's instances for training, validation and test.
 
     Args:
-        train: Most training instances of a task, drawn at random; null for all.
+        train: Maximum number of training instances of a task, drawn at random; null for all.
         train_of: The same for tasks of single collections of a ``Bench``, e.g. ``{flan: 30000}`` as in OPT-IML.
         validation: Instances that each validation task holds out, or 0. If a benchmark has no validation tasks, every
             training task holds them out.
         validation_of: The same for tasks of single collections of a ``Bench``.
-        validation_prompts: Most prompts of a validation task, if several templates render its instances; null for all.
+        validation_prompts: Maximum number of prompts of a validation task, if several templates render its instances;
+            null for all.
         test: Instances of a test task, in all their templates. A task that does not train is tested on the first ones
             of its file; a task that also trains on a random choice.
         test_of: The same for tasks of single collections of a ``Bench``.
@@ -207,7 +208,7 @@ def choose_instances(
         trained: Whether the task is in the training split.
         validation: Instances to hold out for validation; 0 if the task is not validated.
         test: Instances to test; 0 if the task is not tested.
-        limit: Most training instances; None for all.
+        limit: Maximum number of training instances; None for all.
         held_out_share: Largest share of a trained task's instances for test, and again for validation; None for no
             limit.
         seed: Seed of the random choices.
@@ -259,8 +260,8 @@ def choose_prompts(
         trained: Whether the task is in the training split.
         validation: Rows to hold out for validation; 0 if the task is not validated.
         test: Rows to test; 0 if the task is not tested.
-        limit: Most training rows, or with `every_prompt` most training prompts; None for all.
-        validation_prompts: Most prompts for validation; None for all.
+        limit: Maximum number of training rows, or with `every_prompt` most training prompts; None for all.
+        validation_prompts: Maximum number of prompts for validation; None for all.
         every_prompt: Whether to train on every prompt of the training rows, as T0's mixture and Cappy's pretraining do.
         held_out_share: Largest share of a trained task's rows for test, and again for validation; None for no limit.
         seed: Seed of the random choices.

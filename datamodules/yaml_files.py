@@ -10,10 +10,10 @@ import yaml
 from .data_files import read_text
 
 DEEPEST = 500
-"""Most levels of nesting; libyaml crashes the process on a file nested a hundred thousand times."""
+"""Maximum number of levels of nesting; libyaml crashes the process on a file nested a hundred thousand times."""
 
 MOST_VALUES = 10_000_000
-"""Most values of a file with its aliases written out: nine lists of nine aliases each are a thousand million values."""
+"""Maximum number of values of a file with aliases written out: nine lists of nine aliases each are 10^9 values."""
 
 _BRACKETS = re.compile(r"[\[\]{}]")
 _INDENTED = re.compile(rf"^(?: |[-?] ){{{2 * DEEPEST}}}", re.MULTILINE)

@@ -58,10 +58,10 @@ class Setting(NamedTuple):
     Args:
         width: Width of the model.
         layers: Layers of the model.
-        steps: Theta steps of a run.
-        inner_steps: Theta steps for one step of phi.
-        inner_rows: Rows of a theta step.
-        outer_rows: Rows of a step of phi.
+        steps: Inner steps of a run.
+        inner_steps: Inner steps for one outer step.
+        inner_rows: Rows of an inner step.
+        outer_rows: Rows of an outer step.
         learning_rate: Peak learning rate of theta.
         outer_categories: Number of outer categories.
         test_examples: Instances of each test task.
@@ -130,7 +130,7 @@ class ShuffledModule(InstructionOptimizationModule):
 
 
 class Shares(L.Callback):
-    """Callback that records the share of choices of the exemplar, before the first step of phi and after every step."""
+    """Callback that records the share of choices of the exemplar, before the first outer step and after every step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -171,7 +171,7 @@ def fitted(
     control: bool = False,
     **options: Any,
 ) -> tuple[L.Trainer, InstructionOptimizationModule, InstructionOptimizationDataModule, list[float]]:
-    """Train a module, and return trainer, module, data, and the shares at first and after every step of phi.
+    """Train a module, and return trainer, module, data, and the shares at first and after every outer step.
 
     Args:
         benchmark: The tasks.
@@ -270,14 +270,14 @@ def is_short(benchmark: NaturalInstructions, name: str, _: PreTrainedTokenizerBa
 
 
 def plot_shares(curves: dict[str, list[list[float]]], path: Path) -> None:
-    """Draw the shares after each step of phi, one line per run, as in Figure 3."""
+    """Draw the shares after each outer step, one line per run, as in Figure 3."""
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(8, 4)).subplots()
     for number, (arm, runs) in enumerate(curves.items()):
         for run in runs:
             axes.plot(run, color=f"C{number}", label=arm if run is runs[0] else None)
-    axes.set(xlabel="steps of phi", ylabel="share of choices on the exemplar", ylim=(0, 1))
+    axes.set(xlabel="outer steps", ylabel="share of choices on the exemplar", ylim=(0, 1))
     axes.legend()
     axes.figure.savefig(path)
 
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--words", action="store_true", help="tasks of the embedded benchmark's words; no real data")
-    parser.add_argument("--steps", type=int, help="theta steps; 120, or 400 with --words, if left out")
+    parser.add_argument("--steps", type=int, help="inner steps; 120, or 400 with --words, if left out")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="all if left out")
     arguments = parser.parse_args()
     setting = LEARNS if arguments.words else SMALL

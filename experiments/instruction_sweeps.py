@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("sweep", choices=["length", "outer", "diversity"])
     parser.add_argument("--categories", type=int, default=60, help="training categories of the benchmark")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of each setting")
-    parser.add_argument("--max_steps", type=int, help="theta steps of a run; the recipe's if left out")
+    parser.add_argument("--max_steps", type=int, help="inner steps of a run; the recipe's if left out")
     arguments = parser.parse_args()
     folder = str(arguments.folder / arguments.sweep)
     tried = with_seeds(variants(arguments.sweep, arguments.categories), arguments.seeds)

@@ -3,7 +3,7 @@ Optimization (arXiv 2306.10098): definitions against definitions preceded by a l
 
 A language model of 10 million parameters is pretrained on the text of real tasks, and then trained on 100 other tasks
 in two arms, once per seed. It is evaluated zero-shot, with definitions, on 20 tasks of other categories. The baseline
-trains on all 100 tasks, the other arm (instance embedder) on those that are not outer tasks, with as many theta steps::
+trains on all 100 tasks, the other arm (instance embedder) on those that are not outer tasks, with as many inner steps::
 
     CROSSTASK_DATA=... python experiments/learned_instructions_table.py runs/table [--seeds 8] [--answer 3]
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=120, help="theta steps of a run")
+    parser.add_argument("--steps", type=int, default=120, help="inner steps of a run")
     parser.add_argument("--pretraining_steps", type=int, default=300)
     parser.add_argument("--test_examples", type=int, default=10)
     parser.add_argument("--answer", type=int, default=ROW, help="most tokens of a task's median answer")

@@ -73,8 +73,12 @@ def reject_callbacks(trainer: L.Trainer, *, automatic: bool, validates: bool) ->
 def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
     """Reject a run whose ModelCheckpoints never save; warn if its last steps are in no checkpoint.
 
+    Args:
+        trainer: The trainer with its callbacks.
+        validates: Whether the run has a validation, after which a ModelCheckpoint may save.
+
     Raises:
-        ValueError: The run has a ModelCheckpoint, and none of them would ever save.
+        ValueError: The run has a ModelCheckpoint, and none would ever save, e.g. since it waits for a validation.
     """
     writers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     if not writers or trainer.fast_dev_run:  # type: ignore[attr-defined]  # not declared by its class

@@ -146,12 +146,13 @@ class FiniteSteps(L.LightningModule):
                 yield from optimizer_tensors(optimizer)
 
     def require_finite_checkpoint(self) -> None:
-        """Reject a checkpoint whose weights or optimizer states are not finite; every process must call it.
+        """Reject weights or optimizer states with NaN or infinity, before they are saved over a good checkpoint.
 
-        The dump of a failed step is exempt.
+        Every process must call it, since each looks at its part of sharded weights. The dump of a failed step is
+        saved as it is.
 
         Raises:
-            ValueError: Names the first of them; the existing checkpoint is kept.
+            ValueError: Names the first tensor that is not finite; the existing checkpoint is kept.
         """
         if not self.guard.dumping:
             self.guard.read(self)

@@ -3,7 +3,7 @@
     inner   theta <- Adam(d L_in(theta, phi) / d theta)     K steps, on inner tasks behind learnable instructions
     outer   phi   <- Adam(d L_out(theta_K(phi)) / d phi)    one step, on outer tasks with human-written instructions
 
-Theta continues from its current value after every step of phi: K is a period, and theta is neither reset nor unrolled.
+Theta continues from its current value after every outer step: K is a period, and theta is neither reset nor unrolled.
 The derivative of theta with respect to phi is the implicit one (hypergradients/).
 
 Source: Differentiable Instruction Optimization for Cross-Task Generalization (arXiv 2306.10098).
@@ -55,7 +55,7 @@ class InstructionOptimizationModule(InstructedTraining):
     """A language model (theta) trained behind learnable instructions (phi), which are trained on other tasks.
 
     Learnable instructions exist only in training; evaluation answers prompts with the model alone. The trainer's
-    global_step counts steps of theta, ``outer_step`` steps of phi. Strategies are one device, DDP and FSDP2. On any
+    global_step counts inner steps, ``outer_step`` outer steps. Strategies are one device, DDP and FSDP2. On any
     number of replicas, the hypergradient is that of the whole outer batch.
 
     Args:
@@ -69,18 +69,18 @@ class InstructionOptimizationModule(InstructedTraining):
         network: Attention, dropout, recomputation and parameter type of the model. Attention is document, or sdpa for
             models that cannot be packed (with rows.packing one_per_row). Finite differences need a dtype of float32 or
             float64.
-        optimizer: Settings of theta's optimizer and schedule, in steps of theta. Phi's optimizer has the same betas.
+        optimizer: Settings of theta's optimizer and schedule, in inner steps. Phi's optimizer has the same betas.
         instruction: Kind, size and initial values of the learnable instruction.
         outer: Settings of phi's optimizer and of the hypergradient.
         preset: Choices where the paper and its released program differ: paper, released_code, or fast (the paper's
             choices without Hessian products). bilevel/presets.py has the table. On the command line it is set from the
             datamodule's `preset`.
-        row_length: Most tokens of a row, compared with the model's number of positions. On the command line it is set
-            from the datamodule's `rows.length`.
-        total_steps: Steps of theta in the whole training, which the schedules need; -1 takes trainer.max_steps.
+        row_length: Maximum number of tokens of a row, compared with the model's number of positions. On the command
+            line it is set from the datamodule's `rows.length`.
+        total_steps: Inner steps in the whole training, which the schedules need; -1 takes trainer.max_steps.
         lora: Make theta low-rank adapters beside the frozen weights of `pretrained`, instead of all weights. The
             hypergradient is then that of training the adapters. It needs one device or ddp.
-        inner_steps: Steps of theta for each step of phi, K. On the command line it is set from the datamodule's
+        inner_steps: Inner steps for each outer step, K. On the command line it is set from the datamodule's
             `levels.inner_steps`.
         clip: Largest norm of a gradient; 0 for no clipping. `clipping` says of which gradient.
         clipping: theta clips theta's gradient alone. joint clips theta by the norm of theta's and phi's gradients
@@ -200,7 +200,7 @@ class InstructionOptimizationModule(InstructedTraining):
         reject_low_precision(self._theta, curvature)
 
     def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
-        """Take one step of theta, and one of phi if the batch has an outer part."""
+        """Take one inner step, and an outer step if the batch has an outer part."""
         level = self.outer_level if batch.outer is not None else None
         if level is None:
             self._step_theta(batch.inner)
@@ -225,7 +225,7 @@ class InstructionOptimizationModule(InstructedTraining):
         return self.optimizers().optimizer  # type: ignore[union-attr]
 
     def _step_theta(self, batch: InnerBatch, *, then_phi: OuterLevel | None = None) -> Method | None:
-        """Take a step of theta.
+        """Take an inner step.
 
         Return the method for the hypergradient that follows, with the optimizer moments of this step.
         """
@@ -249,7 +249,7 @@ class InstructionOptimizationModule(InstructedTraining):
         last_gradients = [parameter.grad for parameter in theta]
         if not length or not self._optimizer.param_groups[0]["lr"]:
             cause = "its learning rate is 0" if length else "its gradient is 0"
-            rank_zero_warn(f"a step of theta moved nothing, since {cause}: the hypergradient is that of the same theta")
+            rank_zero_warn(f"an inner step moved nothing, since {cause}: the hypergradient is that of the same theta")
         method = None if then_phi is None else then_phi.current_method(self._optimizer, theta, last_gradients)
         optimizer.zero_grad()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
@@ -324,7 +324,7 @@ class InstructionOptimizationModule(InstructedTraining):
         return dict(zip(numbers, means.tolist(), strict=True))
 
     def _log_outer(self, values: Mapping[str, float], *, outer_loss: float | None = None) -> None:
-        """Log values at this step of phi only: Lightning would repeat them at every theta step until the next one."""
+        """Log values at this outer step only: Lightning would repeat them at every inner step until the next one."""
         self._log(values, logger=False)
         loss = {} if outer_loss is None else {"train/outer_loss": outer_loss}
         for logger in self.trainer.loggers:

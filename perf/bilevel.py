@@ -1,15 +1,15 @@
-"""Time and memory of the outer level, against Betty: a cycle of K theta steps and a step of phi, over K theta steps.
+"""Time and memory of the outer level, against Betty: a cycle of K inner steps and an outer step, over K inner steps.
 
     python perf/bilevel.py [--inner_steps 20] [--rounds 5] [--memory] [--error]
 
 The model is a small T5 with a learnable instruction, the paper's numbers of rows (2 inner, 8 outer) and presets, and
 lognormal lengths. The peer is Betty (betty-ml 0.1.1), which differentiates twice, with the same model, instruction,
-optimizers and rows. Betty takes its curvature at the two rows of the last theta step, as the program released with the
+optimizers and rows. Betty takes its curvature at the two rows of the last inner step, as the program released with the
 paper does. Our presets take it at eight fresh rows; two further variants take it at the two rows. `paper` skips the
 negligible Hessian products, as the module does between two searches for the radius.
 
 Measures processor time of one thread, medians over rounds in which all variants take turns. Cycles are run for the
-presets, and computed from K theta steps and a step of phi for the other variants and for a K five times as large.
+presets, and computed from K inner steps and an outer step for the other variants and for a K five times as large.
 `--memory` measures each variant's peak in a separate process; `--error` first prints the error of each method beside
 its cost (hypergradient_error.py). Betty cannot be installed by a pip newer than 24.0: use a virtual environment with
 ``pip<24.1``. Without Betty, the comparison is skipped with a message.
@@ -69,7 +69,7 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
-FEW = 4  # theta steps of a cycle that is run for its step of phi alone
+FEW = 4  # inner steps of a cycle that is run for its outer step alone
 TASKS, INSTRUCTION, INNER_ROWS, OUTER_ROWS, GAMMA = 32, 32, 2, 8, 1e-5
 PRESETS = ("paper", "fast")
 EXACT = ("exact, M = 1", "exact, M = 0")
@@ -136,7 +136,7 @@ class Bench:
         return partial(neumann, gamma=GAMMA, hessian_products=1)
 
     def phi_step(self, name: str) -> None:
-        """Compute the hypergradient by the named variant, and take a step of phi."""
+        """Compute the hypergradient by the named variant, and take an outer step."""
         inner = self.fresh[self.round % 4]
         if name in AS_BETTY:
             inner = self.inner[(self.steps - 1) % len(self.inner)]
@@ -171,7 +171,7 @@ def inputs(rng: np.random.Generator, count: int) -> InstructionInputs:
 
 
 def betty_engine(bench: Bench, kind: str, inner_steps: int) -> Any:
-    """Return Betty's engine for the same problem; its ``train_step`` is a theta step, every K-th with a step of phi."""
+    """Return Betty's engine for the same problem; its ``train_step`` is an inner step, every K-th also an outer one."""
     from betty.configs import Config, EngineConfig
     from betty.engine import Engine
     from betty.problems import ImplicitProblem
@@ -230,7 +230,7 @@ def has_betty() -> bool:
 
 
 def measure_times(inner_steps: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """Return, for each variant, the seconds of the step of phi, of the cycle, and of K theta steps."""
+    """Return, for each variant, the seconds of the outer step, of the cycle, and of K inner steps."""
     ours, twice = Bench("sdpa", device), Bench("eager", device)
     betties = {name: Bench("eager") for name in BETTY} if device == "cpu" and has_betty() else {}
     engines = {name: betty_engine(bench, name.split()[1], FEW) for name, bench in betties.items()}
@@ -270,7 +270,7 @@ def measure_times(inner_steps: int, rounds: int, device: str) -> dict[str, dict[
 
 
 def peak(variant: str) -> float:
-    """Return the peak memory in MiB above that before the model was built, over four cycles of four theta steps."""
+    """Return the peak memory in MiB above that before the model was built, over four cycles of four inner steps."""
     torch.zeros(1)
     bench = Bench("eager" if variant in EXACT + BETTY else "sdpa")
     for batch in [*bench.inner, *bench.fresh]:  # touches all rows first, since allocators keep freed memory
@@ -335,7 +335,7 @@ def main() -> None:
         "bilevel_cycle_over_plain_steps",
         ours=times["paper"]["cycle"],
         peer=times["paper"]["plain"],
-        unit=f"{'processor ' if arguments.device == 'cpu' else ''}seconds of a cycle, preset paper, over K theta steps "
+        unit=f"{'processor ' if arguments.device == 'cpu' else ''}seconds of a cycle, preset paper, over K inner steps "
         "(less is better)",
         setting=f"T5 of {size:.1f}M parameters, K = {arguments.inner_steps}, {INNER_ROWS} inner and {OUTER_ROWS} outer "
         f"rows, instruction of {INSTRUCTION}, 1 CPU thread, fp32 on {arguments.device}",

@@ -135,7 +135,9 @@ def _area(place: int) -> dict[str, Any]:
 
 @styled
 def difference_intervals(rows: Sequence[tuple[str, Difference]], color: str, label: str) -> "Figure":
-    """Return a figure of differences in percentage points with intervals; a mark is hollow if its interval includes 0.
+    """Return a figure of differences in percentage points with their 95% intervals.
+
+    A mark is filled if its interval excludes 0, and hollow otherwise.
 
     Args:
         rows: Names and differences, from top to bottom.

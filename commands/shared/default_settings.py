@@ -26,7 +26,7 @@ ROWS_PER_STEP = 16
 """Default number of rows of an optimizer step, over all devices."""
 
 TOKENS_AT_ONCE = 4096
-"""Most columns of a device's batch by default: two rows of 2,048."""
+"""Maximum number of columns of a device's batch by default: two rows of 2,048."""
 
 
 def with_default_config(words: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ def run_function(function: Callable[..., Any], words: Sequence[str], *, benchmar
 
 
 def true_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
-    """Write options of type bool that have no value as ``--option=true``.
+    """Return the words, with ``--option=true`` for each option of type bool that is given without a value.
 
     >>> def download(collections: list[str], dry_run: bool = False, verify: bool = False) -> None: ...
     >>> true_flags(download, ["flan", "--dry_run", "--verify", "false"])

@@ -110,11 +110,11 @@ def run_settings(
 
 
 def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Reject a finished run with other settings, or with other input files.
+    """Reject the reuse of a finished run that had other settings, or whose input files have changed since.
 
     Args:
-        folder: Folder of the finished run.
-        settings: Settings that it should have; folder and logger may differ.
+        folder: Folder of the finished run, in which its settings and the digests of its input files are recorded.
+        settings: Settings of the run that is wanted; folder and logger may differ.
 
     Raises:
         ValueError: The message names the first differences.

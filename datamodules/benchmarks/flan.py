@@ -76,8 +76,8 @@ class FLAN(Benchmark):
         split: The datasets' official split to read: ``train``, ``validation`` or ``test``. Tasks are listed under it.
         inverted: Whether to use inverted templates too: those whose target is another column than that of most of the
             task's templates, or whose prompt lacks the column that most prompts have.
-        cap: Most rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use 30,000. None
-            reads all.
+        cap: Maximum number of rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use
+            30,000. None reads all.
         prompts: ``one`` renders a row with one random template; ``all`` renders it with every template, as OPT-IML does
             for evaluation.
         rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``

@@ -99,7 +99,14 @@ def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
 
 
 def answered_row(row: Row, dataset: FlanDataset) -> AnsweredRow:
-    """Return a row with the columns of the templates, its options as text, and its answer in words.
+    """Return a row of a FLAN dataset as FLAN's templates read it.
+
+    Columns are renamed to the variables of the templates, the options become one text (``OPTIONS:`` and a line for
+    each), and the label, an index in most datasets, becomes the text of the right option.
+
+    Args:
+        row: The row as upstream has it.
+        dataset: Declaration of the dataset: its columns, options and label.
 
     Raises:
         ValueError: The row lacks a column, or its label is outside the options.

@@ -31,7 +31,7 @@ FORMATS = (".txt", *SUFFIXES)
 """Suffixes of files of documents."""
 
 LONGEST_DOCUMENT = 64 * 2**20
-"""Most bytes of a .txt file, which is one document and is held in memory."""
+"""Maximum number of bytes of a .txt file, which is one document and is held in memory."""
 
 
 class PretrainingText(Benchmark):

@@ -57,8 +57,8 @@ class BilevelReport:
         inner: Tasks that train the model, theta.
         outer: Tasks that train the instruction, phi; empty if instructions are not learned.
         skipped: Number of training instances that are skipped, by reason.
-        steps: Number of theta steps.
-        inner_steps: Theta steps per step of phi.
+        steps: Number of inner steps.
+        inner_steps: Inner steps per outer step.
         repeated_pools: Number of inner tasks with fewer instances than exemplars, so that some exemplars are repeated.
         fewer_demonstrations: Number of outer tasks with fewer demonstrations than the prompt has room for.
         fewer_exemplars: Number of inner tasks with fewer exemplars than demonstrations in a prompt; None if exemplars
@@ -93,7 +93,7 @@ class BilevelReport:
             ("outer tasks with fewer demonstrations", f"{self.fewer_demonstrations:,}"),
             *chosen,
             ("training instances skipped", _by_reason(self.skipped)),
-            ("theta steps in an epoch", f"{self.steps:,}"),
+            ("inner steps in an epoch", f"{self.steps:,}"),
             ("phi steps in an epoch", f"{self.steps // self.inner_steps if self.outer.tasks else 0:,}"),
         ]
 

@@ -13,8 +13,10 @@ class BilevelRows:
     """Rows of instruction optimization, which hold one training instance each.
 
     Args:
-        length: Most tokens of a row, instruction and answer included; for an encoder-decoder model, of an encoder row.
-        target_length: Most tokens of a decoder row of an encoder-decoder model; null for a decoder-only model.
+        length: Maximum number of tokens of a row, instruction and answer included; for an encoder-decoder model, of an
+            encoder row.
+        target_length: Maximum number of tokens of a decoder row of an encoder-decoder model; null for a decoder-only
+            model.
         packing: Packing of the rows of the validation loss: ``best_fit`` leaves little padding, ``in_order`` keeps the
             order of documents, ``one_per_row`` pads each document, for models without document attention.
     """
@@ -35,8 +37,8 @@ class Levels:
     The preset is the datamodule's `preset`: ``paper``, ``released_code`` or ``fast`` (bilevel/presets.py).
 
     Args:
-        inner_steps: Theta steps per step of phi, K. On the command line it also sets the module's.
-        inner_rows: Instances of one theta step, over all devices.
+        inner_steps: Inner steps per outer step, K. On the command line it also sets the module's.
+        inner_rows: Instances of one inner step, over all devices.
         outer_rows: Instances of an outer batch, over all devices; null for the preset's number.
         inner_prompt: Form in which inner instances are rendered after the learnable instruction; null for the form of
             outer instances. TkInstructPrompt with definition false has the learnable instruction in place of the
@@ -45,7 +47,7 @@ class Levels:
         keep_end: Whether a source that is too long keeps its end (true) or its beginning (false); null for the
             preset's choice.
         curvature_batch: Inner batch of the hypergradient: ``fresh``, another one of `outer_rows` instances, or
-            ``step``, the batch of the theta step; null for the preset's choice.
+            ``step``, the batch of the inner step; null for the preset's choice.
     """
 
     inner_steps: int = 20
@@ -83,7 +85,7 @@ class InstructionTexts:
             k demonstrations as in few-shot evaluation. 0 puts one chosen exemplar before the text, as in the paper.
         separator: Text between the examples of an inner prompt with demonstrations.
         exclude_self: Whether an instance is never among its own exemplars; null for the preset's choice.
-        pair_length: Most tokens of z.
+        pair_length: Maximum number of tokens of z.
         pair_target: Whether z contains the target, as in the paper's Eq. 4, or the input alone.
     """
 
@@ -115,5 +117,5 @@ class InstructionTexts:
 
     @property
     def most_tokens(self) -> int:
-        """Most tokens of an instruction, without the definition that precedes demonstrations."""
+        """Maximum number of tokens of an instruction, without the definition that precedes demonstrations."""
         return self.length * max(self.demonstrations, 1)

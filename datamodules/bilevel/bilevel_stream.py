@@ -27,7 +27,7 @@ from .level_rows import InnerBatch, LevelRows, TextSettings
 
 
 class BilevelBatch(NamedTuple):
-    """Batch of a theta step; at every K-th theta step, also the batch of a step of phi.
+    """Batch of an inner step; at every K-th inner step, also the batch of an outer step.
 
     Args:
         inner: Inner instances that theta is trained on.
@@ -48,10 +48,10 @@ class BilevelPlan:
         inner: Inner tasks and their instances.
         outer: Outer tasks and their instances; empty if instructions are not learned.
         text: Settings of rendering and of the instructions' inputs.
-        inner_steps: Theta steps per step of phi, K.
-        inner_rows: Instances of a theta step, over all replicas.
+        inner_steps: Inner steps per outer step, K.
+        inner_rows: Instances of an inner step, over all replicas.
         outer_rows: Instances of an outer batch, and of a fresh inner batch of the hypergradient, over all replicas.
-        fresh: Whether the hypergradient has another inner batch than the theta step.
+        fresh: Whether the hypergradient has another inner batch than the inner step.
         skipped: Number of skipped training instances by reason, for the report.
     """
 
@@ -81,24 +81,24 @@ class BilevelPlan:
         self._curvature_order = ShuffledEpochs(len(self._inner), seed=seed, name="curvature")
 
     def epoch_steps(self, epochs: float = 1.0) -> int:
-        """Return the number of theta steps of `epochs` epochs over the inner instances, rounded up."""
+        """Return the number of inner steps of `epochs` epochs over the inner instances, rounded up."""
         return math.ceil(round(epochs * len(self._inner) / self.inner_rows, 6))
 
     def require_steps(self, steps: int) -> None:
         """Reject a training in which phi makes no step.
 
         Raises:
-            ValueError: There are outer tasks, and `steps` theta steps are fewer than `inner_steps`.
+            ValueError: There are outer tasks, and `steps` inner steps are fewer than `inner_steps`.
         """
         if self._outer and steps < self.inner_steps:
             raise ValueError(
-                f"the length of training is counted in theta steps: set trainer.max_steps to at least inner_steps = "
+                f"the length of training is counted in inner steps: set trainer.max_steps to at least inner_steps = "
                 f"{self.inner_steps}, since phi makes one step in so many (an epoch has {self.epoch_steps()} steps), "
                 f"got {steps}"
             )
 
     def stream(self, here: Replicas, steps: int) -> "BilevelStream":
-        """Return the batches of one replica for `steps` theta steps; `here` is this process's replica."""
+        """Return the batches of one replica for `steps` inner steps; `here` is this process's replica."""
         return BilevelStream(self, here, steps)
 
     def report(self) -> BilevelReport:
@@ -117,7 +117,7 @@ class BilevelPlan:
         )
 
     def describe(self, steps: int) -> BilevelDescription:
-        """Return the tasks of both levels as a tree, with the draws of each in `steps` theta steps."""
+        """Return the tasks of both levels as a tree, with the draws of each in `steps` inner steps."""
         return BilevelDescription(*self._levels(steps))
 
     def _levels(self, steps: int) -> tuple[LevelTasks, LevelTasks]:
@@ -139,7 +139,7 @@ class BilevelPlan:
         return hashlib.sha256(repr((names, first.tolist())).encode()).hexdigest()[:12]
 
     def batch(self, step: int, here: Replicas) -> BilevelBatch:
-        """Return the batch of one replica at a theta step, counted from 0."""
+        """Return the batch of one replica at an inner step, counted from 0."""
         inner = self._inner_batch(self._inner_order, step * self.inner_rows, self.inner_rows, here)
         if (step + 1) % self.inner_steps or not self._outer:
             return BilevelBatch(inner)
@@ -148,7 +148,7 @@ class BilevelPlan:
         return BilevelBatch(inner, self._outer_batch(first, here), fresh)
 
     def examples(self, step: int) -> list[tuple[str, str]]:
-        """Return (task, example id) of every instance in the batch of a theta step, over all replicas.
+        """Return (task, example id) of every instance in the batch of an inner step, over all replicas.
 
         Inner instances come first, then those of a fresh inner batch, then outer instances. Steps are counted from 0.
         """
@@ -200,12 +200,12 @@ class BilevelPlan:
 
 
 class BilevelStream:
-    """Iterable of one replica's batches, with a length of `steps`; its state is the number of finished theta steps.
+    """Iterable of one replica's batches, with a length of `steps`; its state is the number of finished inner steps.
 
     Args:
         plan: Plan of the training stream.
         here: This process's replica.
-        steps: Theta steps of the training.
+        steps: Inner steps of the training.
 
     Raises:
         ValueError: The instances of a batch are not a multiple of the number of replicas.
@@ -229,7 +229,7 @@ class BilevelStream:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of theta steps whose batch was yielded."""
+        """Return the number of inner steps whose batch was yielded."""
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -188,7 +188,7 @@ def encode_pairs(
     Args:
         tokenizer: The tokenizer.
         pairs: The pairs of texts.
-        longest: Most tokens of a pair; a longer pair loses the end of its longer text.
+        longest: Maximum number of tokens of a pair; a longer pair loses the end of its longer text.
     """
     with truncating_tokenizer(tokenizer, longest) as backend:
         encodings = backend.encode_batch_fast(list(pairs), add_special_tokens=False)
@@ -210,7 +210,7 @@ def encode_exemplars(
     Args:
         tokenizer: The tokenizer.
         exemplars: N exemplars of each of B instances; None is a blank, with as many tokens as the instance's last one.
-        longest: Most tokens of an exemplar.
+        longest: Maximum number of tokens of an exemplar.
         numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
     """
     real = [example for row in exemplars for example in row if example is not None]

@@ -32,8 +32,8 @@ class LevelShots:
         number: Demonstrations of a prompt, k.
         separator: Text between the examples of an inner prompt.
         outer_separator: Text between the examples of an outer prompt.
-        longest: Most tokens of an exemplar; longer examples are not used as exemplars.
-        longest_source: Most tokens of an outer prompt's source; demonstrations are dropped until it fits.
+        longest: Maximum number of tokens of an exemplar; longer examples are not used as exemplars.
+        longest_source: Maximum number of tokens of an outer prompt's source; demonstrations are dropped until it fits.
     """
 
     number: int

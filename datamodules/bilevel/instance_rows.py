@@ -22,7 +22,7 @@ def padded_rows(
         documents: The documents of all replicas, whose sources are truncated already.
         kind: Layout of rows for the kind of model.
         here: This process's replica.
-        room: Most columns of a row; for an encoder-decoder model, of an encoder row.
+        room: Maximum number of columns of a row; for an encoder-decoder model, of an encoder row.
     """
     lengths, n_sources = _measures(documents)
     step_targets = int(kind.target_counts(lengths, n_sources, holes_of(documents)).sum())
@@ -42,7 +42,7 @@ def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: b
 
     Args:
         document: The document.
-        room: Most tokens of source and target together; for an encoder-decoder model, of the source.
+        room: Maximum number of tokens of source and target together; for an encoder-decoder model, of the source.
         keep_end: Whether the source keeps its end (true) or its beginning (false).
         pair: Whether the model is an encoder-decoder.
 

@@ -47,9 +47,9 @@ class TextSettings:
         rows: Layout of rows for the kind of model.
         reserve: Columns of an inner row that are kept free for the instruction.
         keep_end: Whether a source that is too long keeps its end (true) or its beginning (false).
-        pair_length: Most tokens of z, the text that an embedder's instruction is computed from.
+        pair_length: Maximum number of tokens of z, the text that an embedder's instruction is computed from.
         pair_target: Whether z contains the target.
-        exemplar_length: Most tokens of an exemplar.
+        exemplar_length: Maximum number of tokens of an exemplar.
         pools: Draws the exemplars; None if the instruction uses none.
         numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
         shots: Settings of few-shot prompts, if exemplars are chosen as demonstrations; None for zero-shot prompts.

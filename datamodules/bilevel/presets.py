@@ -4,7 +4,7 @@
 choice                             ``paper``                ``released_code``           ``fast``
 =================================  =======================  ==========================  =================
 outer step                         after the K-th theta     before it                   after
-inner batch of the hypergradient   fresh                    that of the theta step      fresh
+inner batch of the hypergradient   fresh                    that of the inner step      fresh
 outer batch                        8                        8                           8
 M, gamma of the series             1, 1e-5                  1, 1e-5                     0, 2e-5
 dropout masks of the passes        the same                 others for v                the same
@@ -32,15 +32,15 @@ class Choices(NamedTuple):
     """Choices of a preset: one value for each row of the table above.
 
     Args:
-        outer_step: Whether phi's step comes ``after`` or ``before`` the K-th theta step of a period of K theta steps.
+        outer_step: Whether the outer step comes ``after`` or ``before`` the K-th inner step of each period of K.
         curvature_batch: Inner batch of the hypergradient: ``fresh``, another one of `outer_rows` instances, or
-            ``step``, the batch of the theta step.
+            ``step``, the batch of the inner step.
         outer_rows: Instances of an outer batch, over all replicas.
         hessian_products: Number of Hessian products, M; the Neumann series has M + 1 terms.
         gamma: Step size of the Neumann series, which multiplies the whole series.
         rng: Whether the outer pass has the ``same`` dropout masks as the inner passes, or ``independent`` ones.
-        outer_horizon: Steps over which phi's learning rate falls to 0: ``outer_steps``, all steps of phi, or
-            ``inner_steps``, the number of theta steps, of which phi reaches only one in K.
+        outer_horizon: Steps over which phi's learning rate falls to 0: ``outer_steps``, all outer steps, or
+            ``inner_steps``, the number of inner steps, of which phi reaches only one in K.
         clipping: ``theta`` clips theta's gradients at theta's steps. ``joint`` clips them by the norm of theta's and
             phi's gradients together, and phi's gradients at phi's steps.
         exemplar_padding: Whether padding after a chosen exemplar is ``masked`` or ``attended``.

@@ -1,7 +1,7 @@
 """Chunks of a batch's rows, so that a forward and backward pass needs the memory of one chunk.
 
 The rows of a chunk have similar lengths, and their padding is cut to the longest of them, which saves computation. At
-the paper's settings an outer batch has four times the rows of a theta step.
+the paper's settings an outer batch has four times the rows of an inner step.
 """
 
 import torch

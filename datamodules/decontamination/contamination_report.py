@@ -36,14 +36,14 @@ class ContaminatedPair(NamedTuple):
         evaluation: Name of the evaluation task.
         hit: Number of evaluation examples that share an n-gram with the training task.
         examples: Number of all evaluation examples of the task.
-        witnesses: (training example id, evaluation example id, shared words) of a few overlaps.
+        evidence: (training example id, evaluation example id, shared words) of a few overlaps.
     """
 
     train: str
     evaluation: str
     hit: int
     examples: int
-    witnesses: tuple[tuple[str, str, str], ...]
+    evidence: tuple[tuple[str, str, str], ...]
 
     @property
     def share(self) -> float:
@@ -114,12 +114,12 @@ def compare(
 
 
 def _pair(index: EvaluationIndex, overlap: TaskOverlap, number: int, hit: int, examples: int) -> ContaminatedPair:
-    witnesses = tuple(
-        (witness.train_id, index.ids[witness.evaluation], " ".join(witness.words.split()))
-        for witness in overlap.witnesses
-        if index.task_of[witness.evaluation] == number
+    evidence = tuple(
+        (shared.train_id, index.ids[shared.evaluation], " ".join(shared.words.split()))
+        for shared in overlap.evidence
+        if index.task_of[shared.evaluation] == number
     )
-    return ContaminatedPair(overlap.task, index.tasks[number], hit, examples, witnesses)
+    return ContaminatedPair(overlap.task, index.tasks[number], hit, examples, evidence)
 
 
 def summary(report: ContaminationReport) -> str:
@@ -143,7 +143,7 @@ def markdown(report: ContaminationReport) -> str:
             lines += [f"Both are made from {escape_markdown(dataset)}.", ""]
         lines += [
             f"- {markdown_code(train)} and {markdown_code(evaluation)}: {escape_markdown(words)}"
-            for train, evaluation, words in pair.witnesses
+            for train, evaluation, words in pair.evidence
         ]
         lines.append("")
     return "\n".join(lines)

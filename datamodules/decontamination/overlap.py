@@ -29,7 +29,7 @@ from .ngrams import BATCH_BYTES, Ngrams, ngrams
 WORDS = 13
 """Length of the compared n-grams in words (OPT-IML and GPT-3)."""
 
-WITNESSES = 3
+EVIDENCE = 3
 """Number of overlaps of a pair of tasks whose text is kept for the report."""
 
 
@@ -45,7 +45,7 @@ class Document(NamedTuple):
     texts: tuple[str, ...]
 
 
-class Witness(NamedTuple):
+class SharedNgram(NamedTuple):
     """An n-gram that a training example and an evaluation example share.
 
     Args:
@@ -64,15 +64,16 @@ class TaskOverlap(NamedTuple):
 
     Args:
         task: Name of the training task.
-        examples: Number of its training examples.
-        hits: int64 [H], indices of the evaluation examples that share an n-gram with it, ascending.
-        witnesses: Some of the shared n-grams, at most ``WITNESSES`` for each evaluation task.
+        examples: Number of all training examples of this task.
+        hits: int64 [H], the evaluation examples that share an n-gram with it: their indices in the ``EvaluationIndex``,
+            ascending.
+        evidence: Some of the shared n-grams, at most ``EVIDENCE`` for each evaluation task.
     """
 
     task: str
     examples: int
     hits: NDArray[np.int64]
-    witnesses: tuple[Witness, ...]
+    evidence: tuple[SharedNgram, ...]
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def overlap(index: EvaluationIndex, task: str, documents: Iterable[Document]) ->
     seen = np.zeros(len(index.grams), dtype=bool)
     hit = np.zeros(len(index.ids), dtype=bool)
     kept = np.zeros(len(index.tasks), dtype=np.int64)
-    witnesses: list[Witness] = []
+    evidence: list[SharedNgram] = []
     count = 0
     for batch in _batches(documents):
         count += len(batch)
@@ -197,10 +198,10 @@ def overlap(index: EvaluationIndex, task: str, documents: Iterable[Document]) ->
         new = ~seen[grams]
         seen[grams] = True
         for example, place in _first_hits(index, grams[new], places[earliest[new]], hit):
-            if kept[index.task_of[example]] < WITNESSES:
+            if kept[index.task_of[example]] < EVIDENCE:
                 kept[index.task_of[example]] += 1
-                witnesses.append(Witness(example, batch[document_of[place]].id, batch_ngrams.words(place)))
-    return TaskOverlap(task, count, np.flatnonzero(hit), tuple(witnesses))
+                evidence.append(SharedNgram(example, batch[document_of[place]].id, batch_ngrams.words(place)))
+    return TaskOverlap(task, count, np.flatnonzero(hit), tuple(evidence))
 
 
 def _first_hits(

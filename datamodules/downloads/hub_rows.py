@@ -40,12 +40,15 @@ class FetchedRows(NamedTuple):
 
 
 def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
-    """Download a part's rows and write them as a JSONL file in `staging`.
+    """Download one split of a hub dataset, and write its rows as a JSONL file.
 
     Args:
-        part: The part to obtain.
-        staging: Folder of unfinished files.
-        revision: Commit of an earlier download, which is obtained again; empty for the part's revision.
+        part: Which dataset, configuration and split, and how its rows are converted.
+        staging: Folder of unfinished files, in which the file is written.
+        revision: Commit to download, e.g. that of an earlier download; empty for the revision of `part`.
+
+    Returns:
+        The file, its number of rows, and the commit.
 
     Raises:
         ValueError: The dataset, configuration, split or a column does not exist, access is not granted, there is no

@@ -62,12 +62,13 @@ class Part(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Files of a repository that are converted to one JSONL file of rows.
+    """How a table, or parallel text files, of a repository are converted to one JSONL file of rows.
 
     Args:
-        from_files: One table (``.tsv``, ``.csv``), or several text files whose lines belong together.
+        from_files: One table (``.tsv``, ``.csv``), or several text files of equally many lines: line i of each is
+            a column of row i.
         names: Names of the columns, or of the text files; empty if the table's first line has them.
-        columns: Recipes of the columns to write (``column_mappings.py``).
+        columns: How each column of the JSONL file is made from these (``column_mappings.py``).
     """
 
     from_files: tuple[str, ...]
@@ -114,7 +115,7 @@ class HubPart(Part):
         revision: Branch or commit; by default the hub's parquet branch.
         parquet: Pattern of the names of the files to read, e.g. ``0000.parquet`` for the beginning of a large dataset.
         rows: Number of rows of the split, which is checked; null if it is unknown.
-        most: Most rows to keep, drawn at random; null for all.
+        most: Maximum number of rows to keep, drawn at random; null for all.
         columns: Recipes of the columns to write (``column_mappings.py``); empty for the dataset's own.
         one_of: Instead of `columns`: alternative recipes, one of which is drawn for each row.
         skip: Rows to leave out: regular expression of a text, by column.

@@ -34,8 +34,9 @@ class PromptLoader:
         examples: The example of each prompt.
         pad_token_id: Token id of padding.
         pad_left: Whether padding comes before the prompt (decoder-only models) or after it.
-        max_new_tokens: Most tokens of a generated answer.
-        budget: Most tokens of a batch, padding and generated tokens included; a longer prompt is a batch by itself.
+        max_new_tokens: Maximum number of tokens of a generated answer.
+        budget: Maximum number of tokens of a batch, padding and generated tokens included; a longer prompt is a batch
+            by itself.
         replicas: This process's replica.
         skip: Numbers of examples that need no evaluation; the collection is read whenever iteration begins.
     """
@@ -99,7 +100,7 @@ class OptionLoader:
         examples: The examples with their options.
         documents: Tokenized options of each example, from ``tokenize_options``.
         rows: Layout of rows with options for the kind of model.
-        budget: Most tokens of a batch; a larger example is a batch by itself.
+        budget: Maximum number of tokens of a batch; a larger example is a batch by itself.
         replicas: This process's replica.
         unconditional: Document of each option after the unconditional prompt, by the option's text without surrounding
             white space; None without that prompt.
@@ -168,7 +169,7 @@ class RowLoader:
         documents: The documents of all replicas.
         kind: Layout of rows for the kind of model.
         packing: Function that packs documents into rows.
-        budget: Most columns of a batch, padding included; at least one row.
+        budget: Maximum number of columns of a batch, padding included; at least one row.
         replicas: This process's replica.
     """
 

@@ -17,8 +17,8 @@ class Evaluation:
         shot_separator: Text between two demonstrations.
         chosen: Folder of learned demonstrations, from `crosstask export` of a run with the instruction
             ``direct_extractor``. A training task with learned demonstrations has them first. Null for random ones.
-        max_new_tokens: Most tokens of a generated answer.
-        batch_tokens: Most tokens of an evaluation batch, answers included.
+        max_new_tokens: Maximum number of tokens of a generated answer.
+        batch_tokens: Maximum number of tokens of an evaluation batch, answers included.
         ranking: Ranks the options of examples that have options, and generates answers to the others; null generates
             an answer to every example.
     """

@@ -28,7 +28,7 @@ class FewShotPreparation(Preparation):
     Args:
         shots: The largest number of demonstrations.
         separator: Text between two examples.
-        room: Most tokens of a prompt; whole demonstrations are dropped, the last one first, until it fits.
+        room: Maximum number of tokens of a prompt; whole demonstrations are dropped, the last one first, until it fits.
         names: Names of the tasks of each split.
         counts_by_shots: Counts rendered prompts, by (demonstrations requested, demonstrations that fit).
         repeated: Counts examples that are no demonstrations because an evaluated example has the same text, by task.

@@ -48,7 +48,7 @@ class EvaluationLoaders:
 
     @property
     def longest_source(self) -> int:
-        """Most tokens of a prompt, demonstrations included."""
+        """Maximum number of tokens of a prompt, demonstrations included."""
         return longest_source(self.row_length, self.target_length, self.evaluation.max_new_tokens)
 
     @property
@@ -149,7 +149,7 @@ def longest_source(row_length: int, target_length: int | None, max_new_tokens: i
     Args:
         row_length: Tokens of a row; for an encoder-decoder model, of an encoder row.
         target_length: Tokens of a decoder row; None for a decoder-only model.
-        max_new_tokens: Most tokens of a generated answer.
+        max_new_tokens: Maximum number of tokens of a generated answer.
 
     Raises:
         ValueError: No token is left for the prompt.

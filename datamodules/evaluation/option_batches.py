@@ -1,7 +1,7 @@
 """Batches of options to rank: option trees in packed rows, and the logits that score each option.
 
-A trunk is the common beginning of a prompt's options, and a branch is the rest of an option (see option_trees.py). Here
-a trunk of 3 tokens and branches of 1 and 2 tokens share a row. The first option is (b, eos), the second (c, d, eos)::
+A prefix is the common beginning of a prompt's options, and a branch is the rest of an option (``option_trees.py``).
+Here a prefix of 3 tokens and branches of 1 and 2 tokens share a row; the options are (b, eos) and (c, d, eos)::
 
     tokens          x  y  z | b | c  d       branch_offsets  0  3  4  6
     position_ids    0  1  2 | 3 | 3  4
@@ -60,14 +60,14 @@ class RankedExample(NamedTuple):
 
 
 class CausalOptionBatch(NamedTuple):
-    """Options for a decoder-only model: trunks and branches in B packed rows of L columns.
+    """Options for a decoder-only model: prefixes and branches in B packed rows of L columns.
 
     Args:
         input_ids: int64 [B, L].
-        position_ids: int64 [B, L]; those of a branch continue from its trunk.
+        position_ids: int64 [B, L]; those of a branch continue from its prefix.
         offsets: int32 [D + 1], index of each tree's first token in the flattened rows, padding included; the last is
             B * L.
-        branch_offsets: int32 [S + 1], index of the first token of each trunk, branch and padding; the last is B * L.
+        branch_offsets: int32 [S + 1], index of the first token of each prefix, branch and padding; the last is B * L.
         targets: Tokens that score each option.
         ranked: The examples; none in a filler batch.
     """
@@ -132,7 +132,7 @@ class CausalOptionRows:
     Args:
         pad_token_id: Token id of padding.
         columns: Columns of a row; rows are longer if a tree is.
-        longest: Most tokens of prompt and option together.
+        longest: Maximum number of tokens of prompt and option together.
         packed: Whether the model has document attention; otherwise a row holds one option with its prompt.
     """
 
@@ -169,16 +169,16 @@ class CausalOptionRows:
             end = r * width
             for place in row:
                 tree = trees[place]
-                trunk = np.arange(end, end + len(tree.trunk))
+                prefix = np.arange(end, end + len(tree.prefix))
                 offsets.append(end)
                 pieces.append(end)
-                input_ids.flat[trunk], position_ids.flat[trunk] = tree.trunk, np.arange(len(trunk))
-                end += len(trunk)
+                input_ids.flat[prefix], position_ids.flat[prefix] = tree.prefix, np.arange(len(prefix))
+                end += len(prefix)
                 for option, branch in enumerate(tree.branches):
                     pieces += [end] * bool(len(branch))
                     columns = np.arange(end, end + len(branch))
-                    input_ids.flat[columns], position_ids.flat[columns] = branch, len(trunk) + np.arange(len(branch))
-                    scored.add(place, option, np.concatenate([trunk, columns]))
+                    input_ids.flat[columns], position_ids.flat[columns] = branch, len(prefix) + np.arange(len(branch))
+                    scored.add(place, option, np.concatenate([prefix, columns]))
                     end += len(branch)
             if end < (r + 1) * width:  # padding is a document, too
                 offsets.append(end)
@@ -201,8 +201,8 @@ class Seq2SeqOptionRows:
 
     Args:
         pad_token_id: Token id of padding.
-        longest_source: Most tokens of a prompt; None for any number.
-        longest_target: Most tokens of an option; None for any number.
+        longest_source: Maximum number of tokens of a prompt; None for any number.
+        longest_target: Maximum number of tokens of an option; None for any number.
         packed: Whether the model has document attention; otherwise an encoder row holds one prompt, and a decoder row
             one option.
     """
@@ -231,7 +231,7 @@ class Seq2SeqOptionRows:
             ranked: The examples of the prompts.
         """
         trees = [tree for prompt in prompts for tree in prompt]
-        sizes = [max(len(tree.trunk), sum(map(len, tree.branches))) for tree in trees]
+        sizes = [max(len(tree.prefix), sum(map(len, tree.branches))) for tree in trees]
         rows = rows_of_trees(sizes, ENCODER_COLUMNS, packed=self.packed)
         encoder = self._encoder_rows(trees, rows)
         decoder = self._decoder_rows(trees, rows, encoder.padded)
@@ -248,18 +248,18 @@ class Seq2SeqOptionRows:
         )
 
     def _encoder_rows(self, trees: Sequence[OptionTree], rows: Sequence[Sequence[int]]) -> "_EncoderRows":
-        """Put the trunks of trees into rows; `rows` are the indices of each row's trees."""
-        lengths = [sum(len(trees[place].trunk) for place in row) for row in rows]
+        """Put the prefixes of trees into rows; `rows` are the indices of each row's trees."""
+        lengths = [sum(len(trees[place].prefix) for place in row) for row in rows]
         width = _width(lengths)
         ids = np.full((len(rows), width), self.pad_token_id)
         offsets = []
         for r, row in enumerate(rows):
             end = r * width
             for place in row:
-                trunk = trees[place].trunk
+                prefix = trees[place].prefix
                 offsets.append(end)
-                ids.flat[end : end + len(trunk)] = trunk
-                end += len(trunk)
+                ids.flat[end : end + len(prefix)] = prefix
+                end += len(prefix)
             offsets += [end] * (end < (r + 1) * width)  # padding is a document, too
         return _EncoderRows(ids, [*offsets, ids.size], [length < width for length in lengths])
 

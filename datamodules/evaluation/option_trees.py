@@ -2,9 +2,9 @@
 
 An option with its prompt is tokenized to the same document as in training, so that its likelihood is the same as there
 (OPT-IML, arXiv 2212.12017, ranks by the sum of the target's log-likelihoods, eos included). The common beginning of one
-prompt's documents is the trunk, and the rest of each document is a branch::
+prompt's documents is the prefix, and the rest of each document is a branch::
 
-    source  "Is the sky blue? Answer:"         trunk     Is the sky blue ? Answer :
+    source  "Is the sky blue? Answer:"         prefix     Is the sky blue ? Answer :
     options "yes" "not at all"                 branches                           | yes | not at all
     scored                                     yes </s>, and: not at all </s>
 
@@ -71,22 +71,22 @@ def tokenize_options(
 
 
 class OptionTree(NamedTuple):
-    """Options of one prompt as a trunk and a branch for each option.
+    """Options of one prompt as a prefix and a branch for each option.
 
     Args:
-        trunk: int64 [n], tokens that all options' documents begin with.
-        branches: For each option, int64 tokens that the model reads after the trunk; may be empty.
+        prefix: int64 [n], tokens that all options' documents begin with.
+        branches: For each option, int64 tokens that the model reads after the prefix; may be empty.
         targets: For each option, int64 tokens that are scored: the last ones of its document.
     """
 
-    trunk: Ids
+    prefix: Ids
     branches: tuple[Ids, ...]
     targets: tuple[Ids, ...]
 
     @property
     def columns(self) -> int:
         """Number of tokens that the model reads."""
-        return len(self.trunk) + sum(map(len, self.branches))
+        return len(self.prefix) + sum(map(len, self.branches))
 
 
 def tree_columns(trees: Sequence[OptionTree]) -> int:
@@ -99,9 +99,9 @@ def causal_trees(documents: Sequence[TokenizedExample], *, longest: int, share: 
 
     Args:
         documents: A document (prompt and option) for each option.
-        longest: Most tokens of prompt and option together. A prompt that is too long loses its beginning, the same
-            for all options.
-        share: Whether options share a trunk, which needs document attention; otherwise each option is a tree.
+        longest: Maximum number of tokens of prompt and option together. A prompt that is too long loses its beginning,
+            the same for all options.
+        share: Whether options share a prefix, which needs document attention; otherwise each option is a tree.
 
     Raises:
         ValueError: An option leaves no room for its prompt.
@@ -130,7 +130,7 @@ def _tree(documents: Sequence[TokenizedExample], shared: int) -> OptionTree:
     ids = [document.input_ids for document in documents]
     # Copies, since a view of a branch would keep the prompt before it in memory.
     return OptionTree(
-        trunk=ids[0][:shared].astype(np.int64),
+        prefix=ids[0][:shared].astype(np.int64),
         branches=tuple(document_ids[shared:-1].astype(np.int64) for document_ids in ids),
         targets=tuple(document.input_ids[document.n_source :].astype(np.int64) for document in documents),
     )
@@ -152,14 +152,16 @@ def common_prefix(documents: Sequence[TokenizedExample]) -> int:
 def seq2seq_tree(
     documents: Sequence[TokenizedExample], *, longest_source: int | None, longest_target: int | None
 ) -> OptionTree:
-    """Return the options of one prompt as a tree for an encoder-decoder model; the trunk is the encoder's input.
+    """Return the options of one prompt as a tree for an encoder-decoder model, which reads the prompt once.
 
-    Every branch begins with a column for the decoder's start token, which ``likelihood.py`` fills in.
+    The prefix is the encoder's input, and each option is a branch, a document of the decoder. The first token of a
+    branch is a place for the decoder's start token, which ``likelihood.py`` fills in.
 
     Args:
         documents: A document (source and option) for each option.
-        longest_source: Most tokens of a source, of which the end is kept, as in training; None for any number.
-        longest_target: Most tokens of an option; None for any number.
+        longest_source: Maximum number of tokens of a source, of which the end is kept, as in training; None for any
+            number.
+        longest_target: Maximum number of tokens of an option; None for any number.
 
     Raises:
         ValueError: An option is longer than `longest_target`.
@@ -173,7 +175,7 @@ def seq2seq_tree(
     source = documents[0].input_ids[: documents[0].n_source].astype(np.int64)
     begin = np.zeros(1, dtype=np.int64)
     return OptionTree(
-        trunk=source[-(longest_source or len(source)) :],
+        prefix=source[-(longest_source or len(source)) :],
         branches=tuple(np.concatenate([begin, target[:-1]]) for target in targets),
         targets=targets,
     )

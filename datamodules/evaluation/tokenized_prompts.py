@@ -28,7 +28,7 @@ def prompt_tokens(
     Args:
         preparation: Turns prompts into tokens.
         prompts: The prompts.
-        longest: Most tokens of a prompt; the last ones are kept.
+        longest: Maximum number of tokens of a prompt; the last ones are kept.
     """
     tokens, cut = [], 0
     for part in _parts(len(prompts)):

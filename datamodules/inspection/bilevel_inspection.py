@@ -18,7 +18,7 @@ from .shown_documents import ShownDocument, first_of_template
 
 HEAD = "before the demonstrations"
 MOST_MEASURED = 2000
-"""Most instances that are tokenized for histograms; documents of this method are not stored."""
+"""Maximum number of instances that are tokenized for histograms; documents of this method are not stored."""
 
 
 def first_bilevel_batch(data: InstructionOptimizationDataModule, number: int) -> list[ShownDocument]:

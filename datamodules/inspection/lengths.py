@@ -29,7 +29,7 @@ class LengthHistogram:
         shortest: Shortest length, in tokens.
         median: Median length, in tokens.
         longest: Longest length, in tokens.
-        limit: Most tokens of the part that fit into a row; None if the part has no limit by itself.
+        limit: Maximum number of tokens of the part that fit into a row; None if the part has no limit by itself.
         over: Number of documents whose part is longer than the limit.
     """
 
@@ -48,7 +48,7 @@ def length_histogram(name: str, lengths: NDArray[np.integer], limit: int | None 
     Args:
         name: Name of the measured part.
         lengths: int [n], tokens of each document's part.
-        limit: Most tokens that fit into a row; None for no limit.
+        limit: Maximum number of tokens that fit into a row; None for no limit.
 
     >>> length_histogram("source", np.array([0, 1, 5, 6, 9]), limit=8).bins
     (Bin(first=0, last=0, documents=1), Bin(first=1, last=1, documents=1), Bin(first=2, last=3, documents=0),

@@ -46,7 +46,7 @@ def first_of_template(
         task: Name of the task, for the error.
         examples: All examples of the task.
         template: The template; None for any.
-        number: Most examples to return.
+        number: Maximum number of examples to return.
 
     Raises:
         ValueError: No example is of this template.

@@ -70,7 +70,7 @@ class MixtureRules:
     """Rules that compute the sampling rates of tasks from their sizes.
 
     Args:
-        cap: Most examples of a task that count towards its rate (EPS in OPT-IML); null for all.
+        cap: Maximum number of examples of a task that count towards its rate (EPS in OPT-IML); null for all.
         proportions: Share of the draws of each benchmark, without the extra streams. Benchmarks that are not named
             divide the remaining share in proportion to their capped sizes. Null divides all by capped sizes.
         extra: Extra streams by benchmark, e.g. pre-training text with a share of the rows.

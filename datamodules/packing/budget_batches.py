@@ -14,7 +14,7 @@ def budget_batches(sizes: Sequence[int] | NDArray[np.integer], budget: int, *, p
 
     Args:
         sizes: Tokens of each item.
-        budget: Most tokens of a batch.
+        budget: Maximum number of tokens of a batch.
         padded: Whether items are padded to the largest of their batch, so that a batch has (items x largest item)
             tokens. By default it has the sum of its items' tokens.
 

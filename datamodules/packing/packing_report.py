@@ -10,7 +10,7 @@ from ..rendering.unknown_tokens import UnknownTokens, unknown_lines
 from .train_stream import TrainPlan
 
 MOST_WINDOWS = 32
-"""Most windows that are planned for a report, two million draws; counts of a longer epoch are scaled up."""
+"""Maximum number of windows planned for a report, two million draws; counts of a longer epoch are scaled up."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS
     Args:
         plan: The training plan.
         epoch: Draws of an epoch.
-        most_windows: Most windows to plan. If the epoch has more, the counts are scaled up.
+        most_windows: Maximum number of windows to plan. If the epoch has more, the counts are scaled up.
     """
     windows = round(epoch / plan.mixture.window)
     planned = min(windows, most_windows)

@@ -17,7 +17,7 @@ def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: i
     Args:
         texts: Texts to learn merges from.
         folder: Folder for tokenizer.json and its configuration.
-        vocabulary: Most entries of the vocabulary; at least 258 more than `sentinels`.
+        vocabulary: Maximum number of entries of the vocabulary; at least 258 more than `sentinels`.
         longest: The tokenizer's ``model_max_length``, in tokens.
         sentinels: Number of sentinel tokens for span corruption; ``<extra_id_0>`` has the highest id, as in T5's
             vocabulary.

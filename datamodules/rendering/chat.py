@@ -33,7 +33,7 @@ from ..schema import Prompt, TokenizedExample, Turn
 from .special_tokens import HIDDEN, MARK, encode, special_tokens, text_tokenizer
 
 SECONDS = 20.0
-"""Most seconds of one rendering; templates need a thousandth of it."""
+"""Maximum time in seconds of one rendering; templates need a thousandth of it."""
 
 DATE = datetime(2024, 7, 26)
 """The date in templates that write today's (``strftime_now``): that of Llama 3.1's template. Prompts are tokenized

@@ -29,7 +29,7 @@ DEMONSTRATION_STREAM = 2
 """Argument `rendering` of ``rendering_rng`` for the generator that draws demonstrations; the prompt's own has 0."""
 
 POOL_SIZE = 1024
-"""Most training examples of a task that serve as demonstrations; they are in memory while the task is prepared."""
+"""Maximum number of training examples of a task that serve as demonstrations, in memory while it is prepared."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Demonstrations:
 
     Args:
         exponent: Exponent of Zipf's law for the number of demonstrations. With 4, 92.5% of the prompts have none; with
-            2, 67.1%.
+            2, 67.1%, at the default of `most`.
         most: Largest number of demonstrations.
         separator: Text between examples.
-        suffix_loss: Whether everything after the first demonstration's input is trained; if false, only the last target
-            is.
+        suffix_loss: Compute the loss on everything after the first demonstration's input: the targets of the
+            demonstrations, and the inputs that follow the first one. If false, the loss is on the last target only.
         chosen: Folder of learned instructions with chosen demonstrations (`crosstask export` of a direct_extractor).
             The examples that were chosen for a task come first. Null draws all at random.
     """

@@ -39,7 +39,7 @@ class ExampleCache:
 
     Args:
         read: Function that reads the examples; it must return the same ones in every call.
-        budget: Most characters to keep in memory.
+        budget: Maximum number of characters to keep in memory.
     """
 
     def __init__(self, read: Callable[[], Iterable[Example]], budget: int = 2**26) -> None:

@@ -46,7 +46,8 @@ class TextObjective(ABC):
     A subclass is a frozen dataclass whose fields are its settings.
 
     Args:
-        length: Most tokens of a piece. A longer text is cut into pieces whose lengths differ by at most one token.
+        length: Maximum number of tokens of a piece. A longer text is cut into pieces whose lengths differ by at most
+            one token.
     """
 
     length: int = 512
@@ -57,7 +58,7 @@ class TextObjective(ABC):
 
     @property
     def sentinels(self) -> int:
-        """Most sentinel tokens that a piece needs."""
+        """Maximum number of sentinel tokens that a piece needs."""
         return 0
 
     @abstractmethod
@@ -80,7 +81,7 @@ class SpanCorruption(TextObjective):
     short text with a single span the corrupted tokens would always be the last ones.
 
     Args:
-        length: Most tokens of a piece of text; its source and target are shorter.
+        length: Maximum number of tokens of a piece of text; its source and target are shorter.
         share: Share of corrupted tokens, between 0 and 1.
         mean_span: Mean length of a corrupted span, in tokens.
     """
@@ -109,7 +110,7 @@ class PrefixLanguageModelling(TextObjective):
     """Prefix language modelling: the model continues a text, which is cut at a uniformly drawn place.
 
     Args:
-        length: Most tokens of a piece of text, which is divided into source and target.
+        length: Maximum number of tokens of a piece of text, which is divided into source and target.
     """
 
     def split(self, ids: Ids, sentinels: Ids, rng: random.Random) -> tuple[Ids, Ids]:
@@ -200,7 +201,7 @@ def piece_count(tokens: int, length: int) -> int:
 
     Args:
         tokens: Tokens of the text.
-        length: Most tokens of a piece.
+        length: Maximum number of tokens of a piece.
     """
     return 0 if tokens < 2 else -(-tokens // length)
 

@@ -39,7 +39,7 @@ def kept_places(length: int, count: int, cut: Cut) -> NDArray[np.int64]:
 
     Args:
         length: Tokens of the instruction.
-        count: Most tokens that remain.
+        count: Maximum number of tokens that remain.
         cut: Part that is cut: ``middle``, ``end`` or ``beginning``.
 
     >>> kept_places(6, 3, "middle").tolist(), kept_places(2, 3, "middle").tolist()
@@ -59,7 +59,7 @@ def shortened_source(ids: Sequence[int], count: int, cut: Cut, *, head: int = 0,
 
     Args:
         ids: Token ids of the prompt.
-        count: Most tokens that remain. If it is below `head` + `tail`, the last tokens remain.
+        count: Maximum number of tokens that remain. If it is below `head` + `tail`, the last tokens remain.
         cut: Part of the text to cut: ``middle``, ``end`` or ``beginning``.
         head: Number of special tokens at the beginning.
         tail: Number of special tokens at the end.

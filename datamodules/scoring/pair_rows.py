@@ -117,7 +117,7 @@ def kept_tokens(
     Args:
         instructions: int [n], tokens of each instruction.
         responses: int [n], tokens of each response.
-        room: Most tokens of instruction and response together.
+        room: Maximum number of tokens of instruction and response together.
         truncation: ``instruction`` cuts the instruction, and the response only if it alone is longer than `room`.
             ``longest_first`` cuts the longer side until both are equally long, then both.
 
@@ -147,7 +147,7 @@ class ScoredRows:
 
     Args:
         length: Columns of a row, which holds several pairs.
-        pair_length: Most tokens of a pair, special tokens included.
+        pair_length: Maximum number of tokens of a pair, special tokens included.
         pad_token_id: Token id of padding.
         frame: Special tokens of a pair.
         truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
@@ -181,7 +181,7 @@ class ScoredRows:
 
     @property
     def room(self) -> int:
-        """Most tokens of instruction and response together."""
+        """Maximum number of tokens of instruction and response together."""
         return self.pair_length - self.frame.size
 
     def sizes(self, lengths: Integers, n_sources: Integers) -> Integers:

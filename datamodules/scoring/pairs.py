@@ -96,17 +96,21 @@ def correctness_of_responses(
 ) -> dict[str, float] | str:
     """Return the distinct responses to an example with their correctness, or the reason why it has no wrong response.
 
-    Every instruction gets a wrong response beside a right one. Mismatches are never references of the example's input,
-    and are samples of the example only if the task has no other reference. A response that occurs twice keeps its first
-    label, in the order reference, mismatch, sample.
+    References have correctness 1, wrong responses 0, and samples what `label` gives them. Wrong responses are the
+    other options of the example. An example without options gets mismatches: references of other examples of its task.
+    A mismatch is never a reference of an example with the same input. It is equal to a sample only if the task has no
+    other reference. A response that occurs twice keeps its first label, in the order reference, wrong response, sample.
 
     Args:
         example: The example.
-        references: References of the example's task.
+        references: References of all examples of the task.
         samples: Responses to the example, sampled from language models.
         rng: Random generator that draws the mismatches.
         label: Function (response, references) -> correctness in [0, 1] that labels a sample.
         mismatches: Number of mismatches for an example without options; None for as many as it has references.
+
+    Returns:
+        The correctness of each response, or the reason, e.g. "no wrong option".
     """
     correct, right = correct_responses(example), references.of(example)
     responses = dict.fromkeys(correct, 1.0)

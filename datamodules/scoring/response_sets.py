@@ -144,7 +144,7 @@ class ResponseLoader:
         documents: Tokenized pairs of each example's responses.
         kind: Layout of rows of scored pairs.
         packing: Function that packs pairs into rows.
-        budget: Most tokens of a batch; a larger example is a batch by itself.
+        budget: Maximum number of tokens of a batch; a larger example is a batch by itself.
         replicas: This process's replica.
     """
 
@@ -201,7 +201,7 @@ class ResponseStage:
         preparation: Settings of rendering and tokenization.
         kind: Layout of rows of scored pairs.
         packing: Function that packs pairs into rows.
-        batch_tokens: Most tokens of a batch.
+        batch_tokens: Maximum number of tokens of a batch.
     """
 
     name: str

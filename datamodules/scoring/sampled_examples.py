@@ -38,27 +38,28 @@ class SampledPrompt(NamedTuple):
 class SampledExamples:
     """Examples of a benchmark to sample responses for.
 
-    Settings that are "as in the datamodule" must be equal to those of the ``ScorerDataModule`` that trains on the
-    samples, so that both choose the same examples and render the same prompts.
+    `prompt`, `seed` and the five settings from `train_examples` to `held_out_share` must be equal to those of the
+    ``ScorerDataModule`` that trains on the samples, so that both choose the same examples and render the same prompts.
 
     Args:
         benchmark: The benchmark (a class and its arguments), or the path or hub name of your own data.
-        prompt: Form in which an example becomes a prompt, as in the datamodule.
+        prompt: Form in which an example becomes a prompt.
         parts: Instances of a task to sample for: ``train``, ``validation`` and ``test``, or some of these.
         tasks: Names of the tasks; if empty, all tasks of the splits in `parts`.
-        train_examples: Most training examples of a task, as in the datamodule.
-        every_prompt: Whether every template of a row gives a training example, as in the datamodule.
-        validation_examples: Number of validation examples of a task, as in the datamodule.
-        test_examples: Number of test examples of a task, as in the datamodule.
-        held_out_share: Largest share of a training task's examples for test, and for validation, as in the datamodule.
-        seed: Seed of renderings and of the choice of instances, as in the datamodule.
+        train_examples: Maximum number of training examples of a task.
+        every_prompt: Whether every template of a row gives a training example; if false, one template is drawn.
+        validation_examples: Number of validation examples of a task.
+        test_examples: Number of test examples of a task.
+        held_out_share: Largest share of a training task's examples that is held out for test, and again for validation;
+            null for no limit.
+        seed: Seed of renderings and of the choice of instances.
         shots: Number of demonstrations in each prompt. All examples of a task (and template) share them. They are
-            training instances, or, if the task does not train, instances that are not held out.
+            training instances, or those of an evaluated task that are not in its test and validation parts.
         demonstrations: Another benchmark to read demonstrations from, if this one has too few instances; null for
             none.
         separator: Text between two examples of a prompt.
-        option_examples: Whether examples with options are sampled, too. By default a scorer does not train on these
-            samples (``augmentation.option_samples``).
+        option_examples: Whether to sample for examples with options as well. By default a scorer does not train on
+            these samples (``augmentation.option_samples``).
     """
 
     benchmark: Benchmark | str

@@ -21,7 +21,8 @@ class PairRows:
 
     Args:
         length: Tokens of a row, which holds several pairs.
-        pair_length: Most tokens of a pair, special tokens included; longer pairs are truncated and counted.
+        pair_length: Maximum number of tokens of a pair, special tokens included; longer pairs are truncated and
+            counted.
         truncation: Side of a long pair that is cut: ``instruction``, which keeps the response whole, or
             ``longest_first``, the longer side, as in Cappy's released program. Null is ``instruction``, or
             ``longest_first`` with ``augmentation.faithful``.
@@ -77,7 +78,7 @@ class ResponseEvaluation:
 
     Args:
         mismatches: Number of wrong responses beside the right one, for an example without options.
-        batch_tokens: Most tokens of an evaluation batch.
+        batch_tokens: Maximum number of tokens of an evaluation batch.
     """
 
     mismatches: int = 4

@@ -125,7 +125,7 @@ def calibrate_radius(product_at: Callable[[float], Vector], radius: float, *, mo
     Args:
         product_at: Returns a product (e.g. the mixed one) by finite differences of the given radius.
         radius: Start of the search.
-        moves: Most steps in each direction.
+        moves: Maximum number of steps in each direction.
 
     >>> curve = lambda radius: [torch.tensor([1.0 + radius**2 + 1e-8 / radius], dtype=torch.float64)]
     >>> radius, error = calibrate_radius(curve, 1.0)

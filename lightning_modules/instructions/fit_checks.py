@@ -81,7 +81,8 @@ def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_
     Args:
         strategy: The trainer's strategy.
         curvature: Name of the curvature backend: "finite_difference" or "exact".
-        reads_with_model: Whether texts are represented by the language model's hidden states.
+        reads_with_model: Whether instances and exemplars are represented by the language model's hidden states, which
+            needs a second forward pass through it.
 
     Raises:
         ValueError: The strategy is not supported; the message names the setting to change.

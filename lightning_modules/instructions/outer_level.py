@@ -52,18 +52,18 @@ class OuterLevel:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the current step of phi searches for radius and gamma."""
+        """Whether the current outer step searches for radius and gamma."""
         return _due(self.steps, self.settings.calibrate_every)
 
     @property
     def measures_noise(self) -> bool:
-        """Whether the current step of phi compares the hypergradients of half outer batches."""
+        """Whether the current outer step compares the hypergradients of half outer batches."""
         return _due(self.steps, self.settings.noise_every)
 
     def current_method(
         self, optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None] = ()
     ) -> Method:
-        """Return the method for the current step of phi; `gradient` is theta's gradient at its last step."""
+        """Return the method for the current outer step; `gradient` is theta's gradient at its last step."""
         return self.method.bound(
             gamma=None if self.calibrates else self.gamma,
             uses_curvature=self.uses_curvature or self.calibrates,
@@ -103,7 +103,7 @@ class OuterLevel:
         )
 
     def step(self, result: Hypergradient, *, share: float = 1.0) -> None:
-        """Take a step of phi with the hypergradient times `share`; keep radius and gamma for the next steps."""
+        """Take an outer step with the hypergradient times `share`; keep radius and gamma for the next steps."""
         if self.calibrates:
             change = self.method.changed_by(result.diagnostics.curvature_ratio)
             self.uses_curvature = change >= self.settings.negligible

@@ -1,4 +1,4 @@
-"""Metrics to log and warnings to print after a step of phi."""
+"""Metrics to log and warnings to print after an outer step."""
 
 from ..hypergradients import Diagnostics
 

@@ -45,7 +45,7 @@ class OuterSettings:
         learning_rate: Peak of phi's learning rate schedule. The paper uses 1e-5 for direct_embedder and
             instance_extractor, 1e-6 for instance_embedder and 5e-5 for direct_extractor.
         weight_decay: Weight decay of phi.
-        when: Whether phi's step comes before or after the K-th theta step of each period.
+        when: Whether the outer step comes before or after the K-th inner step of each period.
         horizon: Over which steps phi's learning rate falls to 0. outer_steps: phi's own. inner_steps: theta's, of which
             phi takes one in K, so that it falls by 1 / K only.
         method: Approximation of the inverse Hessian of the inner loss. neumann: the paper's series. identity: no
@@ -65,7 +65,7 @@ class OuterSettings:
         curvature: How Hessian products are computed. finite_difference works with fused kernels, DDP and FSDP2. exact
             differentiates twice, on one device.
         rows_at_once: Rows in one pass of the outer level, whose gradients are summed. None takes as many as this
-            replica's rows of a theta step, so that activations need no more memory than in training.
+            replica's rows of an inner step, so that activations need no more memory than in training.
         calibrate_every: Steps of phi between searches for the radius of the finite differences; 0 never searches.
         negligible: Skip Hessian products until the next search if at the last one they changed the direction by less
             than this share, which is about the error of finite differences. 0 always computes them.
@@ -180,8 +180,8 @@ class OuterMethod:
         """Reject settings with which no hypergradient can be computed.
 
         Args:
-            outer_step: Whether phi's step comes "before" or "after" the K-th theta step of a period.
-            inner_steps: K, theta steps for each step of phi.
+            outer_step: Whether the outer step comes "before" or "after" the K-th inner step of a period.
+            inner_steps: K, inner steps for each outer step.
             curvature: Name of the curvature backend.
             compiled: Whether the model's blocks are compiled.
 
@@ -214,7 +214,7 @@ class OuterMethod:
             )
         if self.name == "sama" and outer_step == "before":
             raise ValueError(
-                "sama needs the gradient of the preceding theta step, which a checkpoint between the two steps would "
+                "sama needs the gradient of the preceding inner step, which a checkpoint between the two steps would "
                 "lose: set outer.when to after"
             )
         if curvature == "exact" and compiled:
@@ -230,7 +230,7 @@ def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int,
     Args:
         settings: The user's settings.
         choices: The preset's choices, with the settings that override them.
-        inner_steps: K, theta steps for each step of phi.
+        inner_steps: K, inner steps for each outer step.
         compiled: Whether the model's blocks are compiled.
 
     Raises:

@@ -1,6 +1,6 @@
 """Costs of the outer level of instruction optimization: vectors of theta's size, phi, and passes.
 
-A step of phi holds weights and moments as training does, and activations of one pass. In place of the gradients it
+An outer step holds weights and moments as training does, and activations of one pass. In place of the gradients it
 holds several vectors of theta's size (as shards under FSDP2). The tests measure their number for every method.
 """
 
@@ -39,13 +39,13 @@ class OuterPasses(NamedTuple):
 
 
 class OuterPlan(NamedTuple):
-    """Costs of the steps of phi.
+    """Costs of the outer steps.
 
     Args:
         passes: Passes and vectors of the hypergradient.
-        inner_steps: Steps of theta for each step of phi, K.
+        inner_steps: Inner steps for each outer step, K.
         rows: Instances of an outer batch, over all devices.
-        flops: Floating-point operations of a step of phi.
+        flops: Floating-point operations of an outer step.
         instruction: Bytes of phi with its gradient and moments, on every device; 0 for a user's own class.
     """
 
@@ -106,7 +106,7 @@ def outer_plan(
     whole: PreTrainedModel,
     counts: Callable[[int], Mapping[str, int]],
 ) -> OuterPlan:
-    """Return the costs of the steps of phi for a configuration.
+    """Return the costs of the outer steps for a configuration.
 
     Args:
         arguments: Arguments of the module.
@@ -137,13 +137,15 @@ def outer_plan(
 
 
 def pass_rows(outer: OuterSettings, plan: OuterPlan, *, inner: int, replicas: int) -> int:
-    """Return the rows of a device in one pass of a step of phi.
+    """Return how many rows a device puts through the model at a time in an outer step.
+
+    An outer step may have more rows than fit into memory; they are processed in chunks of this many.
 
     Args:
         outer: Settings of the outer level.
-        plan: Its plan.
-        inner: Rows of a device in a theta step.
-        replicas: Number of devices that have rows of their own.
+        plan: Costs of an outer step, with its number of rows over all devices.
+        inner: Rows of a device in an inner step, the size of a chunk by default.
+        replicas: Number of devices among which the rows are divided (data parallelism).
     """
     return min(outer.rows_at_once or inner, max(plan.rows // replicas, inner))
 
@@ -166,7 +168,7 @@ def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedCon
 
 
 def outer_phases(phases: Phases, vectors: int) -> Phases:
-    """Return the phases of a step of phi: those of a theta step, with `vectors` vectors in place of the gradients."""
+    """Return the phases of an outer step: those of an inner step, with `vectors` vectors in place of the gradients."""
     gradients = max(memory.gradients for memory in phases.values())
     passes = {phase: memory for phase, memory in phases.items() if phase.part != "step"}
     return {phase: memory._replace(gradients=vectors * gradients) for phase, memory in passes.items()}

@@ -45,13 +45,13 @@ class ResourcePlan:
         capacity: Bytes of memory of a device.
         steps: Number of optimizer steps.
         tokens: Tokens of a step, including padding.
-        flops: Floating-point operations of a step, including its share of the steps of phi. Recomputation is not
+        flops: Floating-point operations of a step, including its share of the outer steps. Recomputation is not
             counted (PaLM's definition, arXiv 2204.02311).
         device_hours: Hours, summed over all devices, at the stated utilization.
-        exchange: Seconds of communication in a step, without the steps of phi.
+        exchange: Seconds of communication in a step, without the outer steps.
         compute: Seconds of computation in a step at the stated utilization.
         cast: Bytes that a step reads and writes to convert weights and gradients between float32 and half precision.
-        outer: Costs of the steps of phi in instruction optimization, which are included above; None for instruction
+        outer: Costs of the outer steps in instruction optimization, which are included above; None for instruction
             tuning.
     """
 
@@ -180,7 +180,7 @@ def _exchange(run: PlannedRun, whole: PreTrainedModel, links: Links) -> Exchange
 
 
 def _with_outer(of_theta: Memory, of_phi: Memory, outer: OuterPlan) -> Memory:
-    """Return the larger peak of a theta step and a step of phi; phi is counted with the optimizer's states."""
+    """Return the larger peak of an inner step and an outer step; phi is counted with the optimizer's states."""
     peak = max(of_theta, of_phi, key=lambda memory: memory.total)
     return peak._replace(optimizer=peak.optimizer + outer.instruction)
 

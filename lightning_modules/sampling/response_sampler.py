@@ -32,7 +32,7 @@ from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
 from .sampling_settings import SamplingSettings
 
 PROMPTS_AT_ONCE = 4096
-"""Most prompts of a task that are sorted by length and sampled together; larger tasks are sampled in parts."""
+"""Maximum number of prompts that are sorted by length and sampled together; larger tasks are sampled in parts."""
 
 WRITTEN_AT_ONCE = 64
 """Examples that are scored and written together: the most that an interrupted run loses."""

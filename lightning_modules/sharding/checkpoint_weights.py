@@ -16,7 +16,7 @@ from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
 from .weight_shapes import PREFIX
 
 READ_BYTES = 2**29
-"""Most bytes that are read from shards at a time."""
+"""Maximum number of bytes that are read from shards at a time."""
 
 INSTRUCTION = "instruction."
 """Beginning of the names of a learned instruction's parameters in the module."""

@@ -227,7 +227,7 @@ def test_a_hessian_that_changes_nothing_is_looked_at_between_searches_only(make_
 
 
 def test_values_of_the_outer_level_are_logged_at_steps_of_phi_alone(make_bilevel: Make, tmp_path: Path) -> None:
-    """gamma = 1e-5: the Hessian is measured at the first step of phi, and left out at the second one."""
+    """gamma = 1e-5: the Hessian is measured at the first outer step, and left out at the second one."""
     module, datamodule = make_bilevel(gamma=1e-5, calibrate_every=2)
     logger = L.pytorch.loggers.CSVLogger(tmp_path, name="", version="")
     trainer(7, logger=logger, log_every_n_steps=1).fit(module, datamodule)
@@ -241,7 +241,7 @@ def test_values_of_the_outer_level_are_logged_at_steps_of_phi_alone(make_bilevel
 
 def test_steps_that_move_nothing_are_warned_of(make_bilevel: Make) -> None:
     still = Optimization(learning_rate=0.0, warmup=1)
-    with pytest.warns(UserWarning, match="a step of theta moved nothing, since its learning rate is 0"):
+    with pytest.warns(UserWarning, match="an inner step moved nothing, since its learning rate is 0"):
         trainer(INNER_STEPS).fit(*make_bilevel(optimizer=still))
     module, datamodule = make_bilevel()
     module.outer = replace(module.outer, learning_rate=0.0)
@@ -278,7 +278,7 @@ def test_a_setting_of_the_outer_level_is_finite(name: str) -> None:
         ({"method": "typo"}, r"outer.method must be one of \['neumann', .* or the import path of a function"),
         ({"method": "no_such_project.method"}, "outer.method is 'no_such_project.method', which cannot be imported"),
         ({"damping": 1.0}, "damping = 1.0 is for conjugate_gradient: leave it out for neumann"),
-        ({"method": "adam_preconditioned", "when": "before", "inner_steps": 1}, "before any theta step"),
+        ({"method": "adam_preconditioned", "when": "before", "inner_steps": 1}, "before any inner step"),
         ({"method": "sama", "when": "before"}, "set outer.when to after"),
         ({"curvature": "exact", "compile": True}, "compiled blocks do not allow: set network.compile to false"),
     ],

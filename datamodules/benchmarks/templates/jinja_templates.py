@@ -19,7 +19,7 @@ from .template_filters import WritesNull
 from .template_sandbox import ENVIRONMENT, SEPARATOR, ChargeInserter, ColumnError
 
 LONGEST_OUTPUT = 2**20
-"""Most characters of a rendered prompt with its answer."""
+"""Maximum number of characters of a rendered prompt with its answer."""
 
 
 class MissingColumn(ValueError):

@@ -11,7 +11,7 @@ BUDGET = 2**24
 """Budget of one rendering in characters, list items and iterations; published templates need a thousandth of it."""
 
 SECONDS = 5.0
-"""Most processor time of one rendering; published templates need a thousandth of it."""
+"""Maximum processor time of one rendering; published templates need a thousandth of it."""
 
 CHECKED = 16
 """Charges and iterations between two reads of the clock, which cost as much as a small charge."""

@@ -30,7 +30,7 @@ from .template_budget import TemplateFault, growth, rendering_state
 from .template_filters import allowed_filters, text_of
 
 LONGEST_INTEGER = 4096
-"""Most bits of a number that a template may compute: a product of long numbers takes seconds."""
+"""Maximum number of bits of a number that a template may compute: a product of long numbers takes seconds."""
 
 METHODS: Mapping[type, frozenset[str]] = {
     str: frozenset(

@@ -191,7 +191,7 @@ def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any
 
 
 def test_both_levels_are_described_without_a_trainer_and_with_one(make_bilevel: Make) -> None:
-    """12 theta steps of 2 instances draw 24 inner ones; phi moves 4 times, each on 4 outer ones."""
+    """12 inner steps of 2 instances draw 24 inner ones; phi moves 4 times, each on 4 outer ones."""
     datamodule = planned(make_bilevel)
     assert isinstance(datamodule, RunData)
     report = dict(datamodule.report().lines())
@@ -200,7 +200,7 @@ def test_both_levels_are_described_without_a_trainer_and_with_one(make_bilevel: 
     assert (report["inner tasks"], report["inner instances"]) == (f"{inner}", f"{8 * inner}")
     assert (report["outer tasks"], report["outer instances"]) == (f"{outer}", f"{8 * outer}")
     assert report["training instances skipped"] == "none"
-    assert report["theta steps in an epoch"] == f"{4 * inner}"
+    assert report["inner steps in an epoch"] == f"{4 * inner}"
     lines = datamodule.describe(12).lines(depth=1)
     assert lines[0].split() == ["level", "tasks", "instances", "draws", "epochs"]
     assert [line.split()[:4] for line in lines[1:]] == [

@@ -94,11 +94,11 @@ def test_every_planted_overlap_is_found_and_nothing_else() -> None:
     found = overlap(index, "training", training)
     assert found.examples == 2000
     np.testing.assert_array_equal(found.hits, np.arange(1000, 2000))
-    assert {index.tasks[index.task_of[witness.evaluation]] for witness in found.witnesses} == {"leaked"}
-    for witness in found.witnesses:
-        example = evaluation["leaked"][witness.evaluation - 1000]
-        assert " ".join(re.findall(r"\w+", witness.words)) in example.texts[0]
-        assert witness.train_id == f"train {planted.index(witness.evaluation - 1000)}"
+    assert {index.tasks[index.task_of[shared.evaluation]] for shared in found.evidence} == {"leaked"}
+    for shared in found.evidence:
+        example = evaluation["leaked"][shared.evaluation - 1000]
+        assert " ".join(re.findall(r"\w+", shared.words)) in example.texts[0]
+        assert shared.train_id == f"train {planted.index(shared.evaluation - 1000)}"
 
 
 def test_twelve_shared_words_are_no_overlap() -> None:
@@ -154,7 +154,7 @@ def test_two_processes_find_what_one_finds() -> None:
     alone = list(overlaps(index, ["one", "two", "three"], read_task))
     together = list(overlaps(index, ["one", "two", "three"], read_task, processes=2))
     for one, other in zip(alone, together, strict=True):
-        assert (one.task, one.examples, one.witnesses) == (other.task, other.examples, other.witnesses)
+        assert (one.task, one.examples, one.evidence) == (other.task, other.examples, other.evidence)
         np.testing.assert_array_equal(one.hits, other.hits)
     assert all(found.hits.size for found in alone)
 

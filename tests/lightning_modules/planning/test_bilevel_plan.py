@@ -106,10 +106,10 @@ def test_a_step_of_phi_is_planned_with_the_steps_of_theta() -> None:
     assert (kept.weights, kept.gradients) == (size, 3 * size)
     assert kept.optimizer == 2 * size + plan.outer.instruction
     assert more.memories[False].gradients == 6 * size
-    # Passes of all eight outer rows at once hold the activations of twice the rows of a theta step.
+    # Passes of all eight outer rows at once hold the activations of twice the rows of an inner step.
     at_once = plan_of("--data.init_args.preset=fast", "--model.init_args.outer.rows_at_once=8").memories[False]
     assert at_once.activations == pytest.approx(2 * kept.activations, rel=0.1)
-    # In theta steps of 4 rows: v at 8 rows is 2, and two passes at 8 rows are 4, of which frozen weights save a third.
+    # In inner steps of 4 rows: v at 8 rows is 2, and two passes at 8 rows are 4, of which frozen weights save a third.
     theta = plan.flops - plan.outer.flops / 5
     assert 2 + 4 * 2 / 3 < plan.outer.flops / theta < 6
     assert plan.device_hours == pytest.approx(100 * plan.flops / 1e12 / 3600)
