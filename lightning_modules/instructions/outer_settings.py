@@ -209,7 +209,7 @@ class OuterMethod:
             raise ValueError(f"outer.damping = {self.damping} is for conjugate_gradient: leave it out for {self.name}")
         if self.name in ADAM_METHODS and outer_step == "before" and inner_steps == 1:
             raise ValueError(
-                f"{self.name} uses Adam's moments, and at inner_steps = 1 the first outer step comes before any theta "
+                f"{self.name} uses Adam's moments, and at inner_steps = 1 the first outer step comes before any inner "
                 "step: set outer.when to after, or raise inner_steps"
             )
         if self.name == "sama" and outer_step == "before":

@@ -63,7 +63,7 @@ def test_help_from_the_source_lists_every_option_of_the_parser(capsys: pytest.Ca
             assert f"--{option} " in shown, (name, option)
     show_help("samples")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--examples.train_examples TRAIN_EXAMPLES Most training examples of a task" in shown
+    assert "--examples.train_examples TRAIN_EXAMPLES Maximum number of training examples of a task" in shown
     assert "--examples.benchmark.help CLASS shows the options of a class" in shown
     assert "(type: int, default: 0)" in shown
     show_help("select")
