@@ -7,9 +7,6 @@ from ..benchmarks.promptsource import PromptSource
 from ..messages import MissingFiles
 from .sources import HubPart, TemplateRowsPart
 
-FLAN_LARGE = 1_000_000
-"""Rows that FLAN reads of a parallel corpus; the first file of the hub has about as many."""
-
 
 def template_parts(part: TemplateRowsPart, folder: Path) -> list[HubPart]:
     """Return the parts to download for the rows under a collection's templates.

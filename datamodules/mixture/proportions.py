@@ -109,20 +109,14 @@ def absent_benchmarks(rules: MixtureRules, benchmarks: Collection[str]) -> list[
     return [name for name in {**(rules.proportions or {}), **(rules.extra or {})} if name not in benchmarks]
 
 
-def mixing_rates(sizes: Mapping[str, int], *, cap: int | None = None) -> dict[str, float]:
-    """Return the sampling rate of each task: proportional to its number of examples, of which at most `cap` count.
-
-    The cap keeps one huge task from filling every batch. OPT-IML calls it EPS (arXiv 2212.12017, section 3.2).
-
-    >>> mixing_rates({"boolq": 100, "squad": 900}, cap=300)
-    {'boolq': 0.25, 'squad': 0.75}
-    """
-    tasks = [TaskSize(name, "", "", examples) for name, examples in sizes.items()]
-    return dict(zip(sizes, task_rates(tasks, MixtureRules(cap)).tolist(), strict=True))
-
-
 def task_rates(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:
     """Return the sampling rate of each task, float64 [tasks]; their sum is 1.
+
+    A cap keeps one huge task from filling every batch. OPT-IML calls it EPS (arXiv 2212.12017, section 3.2).
+
+    >>> tasks = [TaskSize("boolq", "flan", "QA", 100), TaskSize("squad", "flan", "QA", 900)]
+    >>> task_rates(tasks, MixtureRules(cap=300)).tolist()
+    [0.25, 0.75]
 
     Raises:
         ValueError: There is no task, or a task has no examples. Proportions do not sum to 1, name a benchmark without

@@ -10,7 +10,6 @@ from crosstask.datamodules.mixture.proportions import (
     MixtureRules,
     TaskSize,
     absent_benchmarks,
-    mixing_rates,
     task_rates,
 )
 
@@ -28,6 +27,10 @@ def by_name(rules: MixtureRules, tasks: list[TaskSize] = TASKS) -> dict[str, flo
     return dict(zip([task.name for task in tasks], task_rates(tasks, rules).round(12).tolist(), strict=True))
 
 
+def sized(**sizes: int) -> list[TaskSize]:
+    return [TaskSize(name, "", "", examples) for name, examples in sizes.items()]
+
+
 def by_benchmark(rules: MixtureRules, tasks: list[TaskSize] = TASKS) -> dict[str, float]:
     found: dict[str, float] = {}
     for task, rate in zip(tasks, task_rates(tasks, rules), strict=True):
@@ -36,8 +39,12 @@ def by_benchmark(rules: MixtureRules, tasks: list[TaskSize] = TASKS) -> dict[str
 
 
 def test_a_cap_counts_at_most_so_many_examples_of_a_task() -> None:
-    assert mixing_rates({"a": 100, "b": 900, "c": 300}, cap=300) == {"a": 1 / 7, "b": 3 / 7, "c": 3 / 7}
-    assert mixing_rates({"a": 1, "b": 3}) == {"a": 0.25, "b": 0.75}
+    assert by_name(MixtureRules(300), sized(a=100, b=900, c=500)) == {
+        "a": 0.142857142857,
+        "b": 0.428571428571,
+        "c": 0.428571428571,
+    }
+    assert by_name(MixtureRules(), sized(a=1, b=3)) == {"a": 0.25, "b": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,7 @@ def test_a_cap_counts_at_most_so_many_examples_of_a_task() -> None:
 )
 def test_impossible_rates_are_rejected(sizes: dict[str, int], cap: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        mixing_rates(sizes, cap=cap)
+        task_rates(sized(**sizes), MixtureRules(cap))
 
 
 def test_proportions_share_examples_between_benchmarks_and_sizes_within() -> None:
