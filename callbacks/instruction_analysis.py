@@ -43,7 +43,7 @@ class InstructionAnalysis(Callback):
       arXiv 2306.10098). A point is the mean last hidden state of the model's encoder, or of a decoder-only model.
     - ``analysis.json``: for human-written, initial and learned instructions, the mean cosine distances within and
       between categories, and from each test definition to the nearest instruction. Also how far the parameters moved
-      from their start, and the tokens nearest to each learned embedding.
+      from their start, the share of exemplars not chosen at first, and the tokens nearest to each learned embedding.
     - ``curves-*``: losses, gradient norms of both levels, the cosine between hypergradients of half outer batches (the
       module's outer.noise_every), and the share of instances for which an extractor chooses the last exemplar; each
       only if it was logged. With `every`, also the distances.

@@ -14,14 +14,18 @@ from ..datamodules.instruction_optimization import InstructionOptimizationDataMo
 from ..datamodules.rendering.special_tokens import truncating_tokenizer
 from ..datamodules.schema import Task
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
+from ..lightning_modules.instructions.exemplar_choice import require_exemplars
 from ..lightning_modules.instructions.instructed_loss import input_embeddings, model_functions
 from ..lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,
-    DirectExtractor,
+    Instruction,
     LearnableInstruction,
     masked_mean,
 )
 from .report.instruction_distances import category_distances, distance_to_nearest, paired_distance
+
+Choice = set[tuple[int, ...]]
+"""Exemplars that are chosen for a task, each as its token ids."""
 
 
 class InstructionStates(NamedTuple):
@@ -67,12 +71,13 @@ def instruction_states(
     module.language_model.eval()
     points = {"human": definition_states(module, [task.definition for task in tasks])}
     moved: dict[str, float] = {}
+    points_now, chosen_now = learned_states(module, plan, learned)
     if initial:
         start = copy.deepcopy(learned)
         start.load_state_dict(dict(initial))
-        points["initial"] = learned_states(module, plan, start)
-        moved = parameter_changes(start, learned)
-    points["learned"] = learned_states(module, plan, learned)
+        points["initial"], chosen_first = learned_states(module, plan, start)
+        moved = {"distance of parameters": parameter_distance(start, learned), **new_choices(chosen_first, chosen_now)}
+    points["learned"] = points_now
     names = data.benchmark.task_names("test")
     tests = definition_states(module, [data.benchmark.task(name).definition for name in names])
     module.language_model.train(training)
@@ -86,16 +91,23 @@ def instruction_states(
     return InstructionStates(points, categories, tests, numbers)
 
 
-def parameter_changes(start: LearnableInstruction, learned: LearnableInstruction) -> dict[str, float]:
-    """Return the distance of the parameters from their start, relative to its norm; also an extractor's new choices."""
+def parameter_distance(start: nn.Module, learned: nn.Module) -> float:
+    """Return the distance of the parameters from their start, relative to the norm of the start."""
     pairs = [(a.double(), b.double()) for a, b in zip(start.parameters(), learned.parameters(), strict=True)]
     squared = sum(a.square().sum().item() for a, _ in pairs)
     apart = sum((b - a).square().sum().item() for a, b in pairs)
-    changes = {"distance of parameters": (apart / squared) ** 0.5 if squared else 0.0}
-    if isinstance(learned, DirectExtractor) and isinstance(start, DirectExtractor):
-        same = start.logits.argmax(dim=2) == learned.logits.argmax(dim=2)
-        changes["share of tasks with another exemplar"] = 1.0 - same.double().mean().item()
-    return changes
+    return (apart / squared) ** 0.5 if squared else 0.0
+
+
+def new_choices(first: Sequence[Choice], now: Sequence[Choice]) -> dict[str, float]:
+    """Return the share of the exemplars chosen now, over all tasks, that were not chosen at first; empty without any.
+
+    >>> new_choices([{(5,), (7,)}, {(5,), (8,)}], [{(7,), (9,)}, {(5,), (8,)}])
+    {'share of exemplars not chosen at first': 0.25}
+    """
+    total = sum(map(len, now))
+    new = sum(len(one - before) for before, one in zip(first, now, strict=True))
+    return {"share of exemplars not chosen at first": new / total} if total else {}
 
 
 def instruction_distances(
@@ -129,15 +141,30 @@ def definition_states(module: InstructionOptimizationModule, texts: Sequence[str
 
 def learned_states(
     module: InstructionOptimizationModule, plan: BilevelPlan, learned: LearnableInstruction
-) -> np.ndarray:
-    """Return the mean last hidden states [n, W] of each inner task's instruction, for its first training instance."""
-    model, rows = module.language_model, []
+) -> tuple[np.ndarray, list[Choice]]:
+    """Return each inner task's instruction for its first training instance.
+
+    Returns:
+        Mean last hidden states [n, W], and the exemplars that an extractor chose, in no order.
+    """
+    model, rows, choices = module.language_model, [], []
     for task in range(len(plan.inner)):
-        inputs = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_batch(task).inputs]
-        instruction = learned(InstructionInputs(*inputs), model_functions(model))  # type: ignore[arg-type]
+        moved = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_batch(task).inputs]
+        inputs = InstructionInputs(*moved)  # type: ignore[arg-type]
+        instruction = learned(inputs, model_functions(model))
         states = stack_states(model, instruction.embeddings.to(model.dtype), instruction.mask)
         rows.append(masked_mean(states, instruction.mask)[0].double().cpu().numpy())
-    return np.stack(rows)
+        choices.append(chosen_tokens(instruction, inputs))
+    return np.stack(rows), choices
+
+
+def chosen_tokens(instruction: Instruction, inputs: InstructionInputs) -> Choice:
+    """Return the tokens of each exemplar that the first instance's instruction has; empty for an embedder."""
+    if instruction.chosen is None:
+        return set()
+    ids_BNC, mask_BNC = require_exemplars(inputs)
+    places = [place for place in instruction.chosen[0].tolist() if place >= 0]
+    return {tuple(ids_BNC[0, place][mask_BNC[0, place].bool()].tolist()) for place in places}
 
 
 def stack_states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor:

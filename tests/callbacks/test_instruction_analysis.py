@@ -13,17 +13,20 @@ import yaml
 from recipes import few_tasks
 
 from crosstask.callbacks.instruction_analysis import InstructionAnalysis
+from crosstask.callbacks.instruction_states import Choice, chosen_tokens, new_choices
 from crosstask.callbacks.report.figure_style import svg_element
 from crosstask.callbacks.report.instruction_distances import category_distances, distance_to_nearest, t_sne
 from crosstask.callbacks.report.instruction_figures import category_mark, sweep_figure, training_curves
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
+from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings
+from crosstask.lightning_modules.instructions.learnable_instructions import DirectExtractor, ModelFunctions
 from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 
@@ -109,6 +112,7 @@ def test_a_run_leaves_its_map_and_numbers(
         assert all(0 <= value <= 2 for value in numbers[kind].values())
     assert numbers["human"] != numbers["learned"] != numbers["initial"] or extracts
     assert 0 < numbers["moved"]["distance of parameters"] < 1
+    assert ("share of exemplars not chosen at first" in numbers["moved"]) == extracts
     if not extracts:
         assert set(numbers["nearest tokens"]) == set(data.inner_tasks)
         assert {len(tokens) for rows in numbers["nearest tokens"].values() for tokens in rows} == {3}
@@ -152,6 +156,25 @@ def test_a_run_leaves_its_map_and_numbers(
                 "--data.init_args.split.init_args.outer=3",
             ]
         )
+
+
+def test_all_chosen_exemplars_are_compared_with_the_first_ones() -> None:
+    """Exemplars 0 and 3 have one text; of two choices, one that changes is a half, in whichever place."""
+    ids = torch.tensor([[[7, 8], [7, 9], [6, 0], [7, 8]]])
+    nothing = torch.zeros(1, 1, dtype=torch.long)
+    inputs = InstructionInputs(nothing[0], nothing, nothing, ids, (ids > 0).long())
+    extractor = DirectExtractor(1, 4, number=2)
+
+    def choice(*logits: float) -> Choice:
+        extractor.logits.data[0, 0] = torch.tensor(logits)
+        model = ModelFunctions(lambda ids: torch.zeros(*ids.shape, 2), lambda ids, mask: torch.zeros(*ids.shape, 2))
+        return chosen_tokens(extractor(inputs, model), inputs)
+
+    first = choice(1, 1, 1, 1)
+    assert first == {(7, 8), (7, 9)}
+    for logits, new in {(3, 1, 2, 1): 0.5, (1, 1, 3, 2): 0.5, (1, 2, 1, 3): 0.0}.items():
+        assert new_choices([first], [choice(*logits)]) == {"share of exemplars not chosen at first": new}
+    assert new_choices([set()], [set()]) == {}
 
 
 def count_marks(path: Path, kind: str) -> int:
