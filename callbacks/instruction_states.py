@@ -14,7 +14,7 @@ from ..datamodules.instruction_optimization import InstructionOptimizationDataMo
 from ..datamodules.rendering.special_tokens import truncating_tokenizer
 from ..datamodules.schema import Task
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
-from ..lightning_modules.instructions.exemplar_choice import require_exemplars
+from ..lightning_modules.instructions.exemplar_extraction import require_exemplars
 from ..lightning_modules.instructions.instructed_loss import input_embeddings, model_functions
 from ..lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,

@@ -23,7 +23,7 @@ from .bilevel.presets import Preset, choices
 from .evaluation.evaluation_settings import Evaluation
 from .evaluation.loaders import EvaluationLoaders, longest_source
 from .evaluation.prompt_stage import PromptStage, read_prompt_stage
-from .messages import some
+from .messages import counted, some
 from .packing.row_settings import packing_of
 from .rendering.prompts import PromptForm, TkInstructPrompt
 from .rendering.special_tokens import bos_departure
@@ -184,6 +184,11 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         (inner, inner_skipped), (outer, outer_skipped) = (
             read_instances(self.preparation, level, validated=True, tested=names["test"]) for level in self.task_levels
         )
+        if outer and self.choices.outer_rows > (there := sum(len(task.examples) for task in outer)):
+            rank_zero_info(
+                f"levels.outer_rows = {self.choices.outer_rows} are more than the {counted(there, 'outer instance')}: "
+                "an outer batch has some of them several times"
+            )
         return BilevelPlan(
             self.preparation,
             inner,

@@ -119,8 +119,12 @@ def unknown_class_hint(message: str, known: Iterable[str]) -> str:
 
     >>> unknown_class_hint("Expected a dot import path string: PromptSorce", ["PromptSource", "P3"])
     '; no class is called PromptSorce, nearest: PromptSource'
+    >>> unknown_class_hint("No module named 'my_methods'", [])
+    '; Python finds no module my_methods: add its folder to PYTHONPATH, e.g. PYTHONPATH=. for this folder'
     """
-    match = re.search(r"(?:Expected a dot import path string: |has no attribute '|No module named ')(\w+)", message)
-    if match is None or "no class is called" in message:
+    if "no class is called" in message or "Python finds no module" in message:
         return ""
-    return f"; no class is called {match[1]}, {nearest(match[1], known)}"
+    if module := re.search(r"No module named '([\w.]+)", message):
+        return f"; Python finds no module {module[1]}: add its folder to PYTHONPATH, e.g. PYTHONPATH=. for this folder"
+    match = re.search(r"(?:Expected a dot import path string: |has no attribute ')(\w+)", message)
+    return f"; no class is called {match[1]}, {nearest(match[1], known)}" if match is not None else ""

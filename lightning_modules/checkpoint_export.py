@@ -48,6 +48,8 @@ def write_checkpoint_folder(
     if extras.get("generation"):
         like.generation_config = published_settings(extras["generation"])
     saved_tokenizer = load_tokenizer(tokenizer or extras["tokenizer"], eos=False)
+    if "instruction" in extras and (values := instruction_values(checkpoint)):
+        write_instructions(folder / FOLDER, extras["instruction"], values)
     weights, where = checkpoint_weights(checkpoint), str(checkpoint)
     if "prefix" in extras.get("adapters", {}):
         described = extras["adapters"]
@@ -66,5 +68,3 @@ def write_checkpoint_folder(
         weights = merged_weights(adapted_model(extras["architecture"], extras["adapters"], dict(weights), where))
     write_weights(weights, like, folder, dtype=None if dtype is None else getattr(torch, dtype))
     saved_tokenizer.save_pretrained(folder)
-    if "instruction" in extras and (values := instruction_values(checkpoint)):
-        write_instructions(folder / FOLDER, extras["instruction"], values)

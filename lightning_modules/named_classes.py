@@ -21,7 +21,11 @@ def imported(path: str, argument: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
+        wrong = ValueError(
             f"{argument} is {path!r}, which cannot be imported ({error}): give the path of a class or function, such "
             "as my_project.methods.name, in a folder that Python finds (PYTHONPATH)"
-        ) from error
+        )
+        missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise wrong from None  # the user's own module: with its cause, the command would advise to pip install it
+        raise wrong from error

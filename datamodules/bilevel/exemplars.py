@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ..messages import counted
 from ..rendering.prompts import with_full_stop
 from ..rendering.special_tokens import truncating_tokenizer
 from ..schema import Example
@@ -97,9 +98,9 @@ class ExemplarPools:
         most = len(examples) - fewest_others(examples, examples) if self.exclude_self else 0
         if len(examples) == most:
             raise ValueError(
-                f"task {task!r} has {len(examples)} training instances, and every other instance has the text of one "
-                "of them, so that it has no exemplar: train on more instances, remove the task from the training "
-                "list, or set exclude_self to false"
+                f"task {task!r} has {counted(len(examples), 'training instance')}, and for one of them no exemplar of "
+                "another text: train on more instances, remove the task from the training list, or set "
+                "instructions.exclude_self to false"
             )
         return len(examples) < self._real + most
 

@@ -62,16 +62,21 @@ def reject_trainer(trainer: L.Trainer) -> None:
 
 
 def reject_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -> None:
-    """Reject weights in half precision under finite differences, whose rounding exceeds the difference.
+    """Reject weights in float16, and in bfloat16 under finite differences, whose rounding exceeds the difference.
 
     Raises:
-        ValueError: A weight is in half precision and the curvature is by finite differences.
+        ValueError: A weight is in half precision; the message names the settings to change.
     """
     low = next((p.dtype for p in theta if p.dtype in (torch.bfloat16, torch.float16)), None)
+    if low == torch.float16:
+        raise ValueError(
+            "instruction optimization does not scale its losses, so that small gradients are lost in float16: set "
+            "network.dtype to float32 and trainer.precision to bf16-mixed or 32-true"
+        )
     if low is not None and curvature == "finite_difference":
         raise ValueError(
-            f"finite differences need float32 weights, and the model's are {low}: set trainer.precision to "
-            "bf16-mixed, or outer.curvature to exact"
+            f"finite differences need float32 weights, and the model's are {low}: set network.dtype to float32 and "
+            "trainer.precision to bf16-mixed or 32-true, or outer.curvature to exact"
         )
 
 

@@ -47,6 +47,11 @@ def outer_warnings(diagnostics: Diagnostics, method: str, *, rate: float) -> lis
     warnings = [STOPPED_EARLY.get(method, f"{method} stopped early")] if diagnostics.stopped_early else []
     if not rate:
         warnings.append("phi's learning rate is 0, so that its step moves nothing: set outer.learning_rate")
+    if not diagnostics.hypergradient_norm:
+        warnings.append(
+            "the hypergradient is 0, so that phi's step moves nothing: the inner batch's loss is the same for all "
+            "instructions, e.g. since its tasks have one exemplar, or the outer gradient is 0"
+        )
     largest = diagnostics.largest_curvature
     if largest is not None and largest.error > UNRELIABLE:
         warnings.append(

@@ -1,6 +1,6 @@
 r"""Learned instructions as files: their parameters, and a description of the tasks and model they belong to.
 
-A folder holds ``instructions.safetensors``, the parameters of the instruction, and ``instructions.json``::
+A folder holds ``instructions.safetensors``, the parameters and buffers of the instruction, and ``instructions.json``::
 
     {"kind": "direct_extractor", "length": 128, "exemplars": 32, "width": 768, "tokenizer": "google/t5-base-lm-adapt",
      "demonstrations": 0, "tasks": ["task1147_country_currency", ...],
@@ -41,7 +41,7 @@ class StoredInstructions(NamedTuple):
 
     Args:
         description: The content of ``instructions.json``.
-        values: The parameters of the instruction, by name.
+        values: The parameters and buffers of the instruction, by name.
     """
 
     description: Description
@@ -134,7 +134,7 @@ def _is_choice(one: Any) -> bool:
 def apply_stored(
     instruction: LearnableInstruction, stored: StoredInstructions, kind: str, tasks: Sequence[str]
 ) -> list[str]:
-    """Set the instruction's parameters to stored values; return the tasks without stored values, which do not change.
+    """Set parameters and buffers to stored values; return the tasks without stored values, which do not change.
 
     Args:
         instruction: The instruction to set.
@@ -155,7 +155,13 @@ def apply_stored(
     if instruction.task_parameters and not known:
         raise ValueError(f"none of the {len(tasks)} inner tasks has a stored instruction; stored: {some(stored.tasks)}")
     there, here = [rows[task] for task in known], [place for place, task in enumerate(tasks) if task in rows]
-    for name, parameter in instruction.named_parameters():
+    current = instruction.state_dict(keep_vars=True)  # parameters and buffers, in place
+    if unread := sorted(stored.values.keys() - current.keys()):
+        raise ValueError(
+            f"the stored instructions have values that {kind} lacks: {some(unread)}; use the class and the options "
+            "that they were learned with"
+        )
+    for name, parameter in current.items():
         by_task = name in instruction.task_parameters
         value = stored.values.get(name)
         if by_task and value is not None and len(value) != len(rows):

@@ -29,6 +29,16 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
         main(["sampels", "--generator", "x"])
 
 
+def test_a_module_of_ones_own_that_is_not_found_is_no_misspelt_class(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(
+            ["plan", "--config", "instruction_optimization_toybench", "--data.init_args.split", "my_project.splits.Own"]
+        )
+    said = capsys.readouterr().err
+    assert "Python finds no module my_project: add its folder to PYTHONPATH" in said
+    assert "no class is called" not in said
+
+
 def test_other_errors_are_left_alone() -> None:
     assert unknown_class_hint("Expected a value", ["P3"]) == ""
     assert (

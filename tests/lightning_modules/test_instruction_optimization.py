@@ -21,9 +21,11 @@ from crosstask.datamodules.bilevel.row_chunks import halves, inner_chunks, outer
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import LoRA, merged_weights
+from crosstask.lightning_modules.hypergradients import Diagnostics
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, model_functions
 from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
+from crosstask.lightning_modules.instructions.outer_report import outer_warnings
 from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.target_loss import target_loss
@@ -138,7 +140,11 @@ def test_theta_may_be_adapters_beside_frozen_weights(make_bilevel: Make, toybenc
     export_checkpoint([str(tmp_path / f"epoch=0-step={2 * INNER_STEPS}.ckpt"), str(tmp_path / "exported")])
     merged = load_file(tmp_path / "exported/model.safetensors")
     assert_close(dict(merged_weights(module.language_model)), {name: merged[name] for name in merged})
-    assert (tmp_path / "exported/learned_instructions/instructions.safetensors").is_file()
+    export_checkpoint(
+        [str(tmp_path / f"epoch=0-step={2 * INNER_STEPS}.ckpt"), str(tmp_path / "alone")], adapters="alone"
+    )
+    for folder in ("exported", "alone"):
+        assert (tmp_path / folder / "learned_instructions/instructions.safetensors").is_file()
 
 
 def test_learnable_instructions_exist_in_training_alone(make_bilevel: Make, tmp_path: Path) -> None:
@@ -247,6 +253,8 @@ def test_steps_that_move_nothing_are_warned_of(make_bilevel: Make) -> None:
     module.outer = replace(module.outer, learning_rate=0.0)
     with pytest.warns(UserWarning, match="phi's learning rate is 0, so that its step moves nothing"):
         trainer(INNER_STEPS).fit(module, datamodule)
+    found = outer_warnings(Diagnostics(1.0, 1.0, 0.0), "neumann", rate=0.1)
+    assert [warning.partition(",")[0] for warning in found] == ["the hypergradient is 0"]
 
 
 def test_a_growing_series_is_reported(make_bilevel: Make) -> None:
@@ -322,6 +330,8 @@ def test_what_finite_differences_and_the_loop_cannot_do_is_rejected(
         ValueError, match=r"finite differences need float32 weights, and the model's are torch.bfloat16"
     ):
         trainer().fit(*make_bilevel(dtype="bfloat16"))
+    with pytest.raises(ValueError, match=r"small gradients are lost in float16: set network.dtype to float32"):
+        trainer().fit(*make_bilevel(dtype="float16", curvature="exact", attention="eager"))
     with pytest.raises(ValueError, match="an extractor needs exemplars"):
         trainer().fit(*make_bilevel(instruction="direct_extractor"))
     module, datamodule = make_bilevel()

@@ -180,7 +180,10 @@ def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None
         ({"levels": {"inner_steps": 0}}, "inner_steps must be at least 1, got 0"),
         ({"levels": {"outer_rows": 0}}, "outer_rows must be at least 1, got 0"),
         ({"levels": {"reserve": 3}}, "3 columns are reserved for the instruction: expected at least its 4"),
-        ({"instructions": {"exemplars": 3}, "instances": {"train": 1}}, "has 1 training instances, and every other"),
+        (
+            {"instructions": {"exemplars": 3}, "instances": {"train": 1}},
+            "has 1 training instance, and for one",
+        ),
         ({"split": CategorySplit(90)}, "takes 90 of the"),
         ({"levels": {"inner_steps": 8}}, "set trainer.max_steps to at least inner_steps = 8"),
     ],
@@ -188,6 +191,19 @@ def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None
 def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainer().fit(*make_bilevel(data=data, inner_steps=3))
+
+
+def test_an_outer_batch_that_repeats_instances_is_reported(
+    make_bilevel: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        plan = planned(make_bilevel, levels={"outer_rows": 500}).plan
+        assert plan is not None
+        instances = sum(len(task.examples) for task in plan.outer)
+        assert f"levels.outer_rows = 500 are more than the {instances} outer instances" in caplog.text
+        caplog.clear()
+        planned(make_bilevel)
+    assert "are more than" not in caplog.text
 
 
 def test_both_levels_are_described_without_a_trainer_and_with_one(make_bilevel: Make) -> None:

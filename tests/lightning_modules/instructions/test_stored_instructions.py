@@ -16,10 +16,21 @@ from torch.testing import assert_close
 
 from crosstask.callbacks import HuggingFaceExport
 from crosstask.commands.export import export_checkpoint
+from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings
 from crosstask.lightning_modules.instructions.instruction_start import InstructionStart
-from crosstask.lightning_modules.instructions.stored_instructions import read_instructions
+from crosstask.lightning_modules.instructions.learnable_instructions import (
+    Instruction,
+    LearnableInstruction,
+    ModelFunctions,
+    fully_attended,
+)
+from crosstask.lightning_modules.instructions.stored_instructions import (
+    StoredInstructions,
+    apply_stored,
+    read_instructions,
+)
 
 EXTRACTS: dict[str, Any] = {"instructions": {"exemplars": 3, "length": 24}}
 
@@ -136,6 +147,31 @@ def test_a_checkpoint_names_its_tasks_and_resumes_over_a_start(make_bilevel: Mak
     saved = torch.load(path, weights_only=True)
     assert_close(first.values["table"], saved["state_dict"]["instruction.table"])
     assert saved["crosstask"]["instruction"]["tasks"] == datamodule.inner_tasks
+
+
+class Scaled(LearnableInstruction):
+    """One embedding of each task, and one number that is not trained."""
+
+    task_parameters = ("rows",)
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.rows = torch.nn.Parameter(torch.randn(tasks, 1, 4))
+        self.register_buffer("scale", torch.rand(()))
+
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
+        return fully_attended(self.rows[inputs.tasks] * self.scale)
+
+
+def test_buffers_of_a_class_of_ones_own_are_stored_with_its_parameters() -> None:
+    learned, here = Scaled(2), Scaled(3)
+    stored = StoredInstructions({"kind": "my.Scaled", "tasks": ["a", "b"]}, dict(learned.state_dict()))
+    assert apply_stored(here, stored, "my.Scaled", ["b", "c", "a"]) == ["c"]
+    assert_close(here.rows[[2, 0]], learned.rows)
+    assert torch.equal(here.scale, learned.scale)
+    more = stored._replace(values={**stored.values, "removed": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"values that my.Scaled lacks: removed; use the class and the options"):
+        apply_stored(here, more, "my.Scaled", ["a"])
 
 
 def test_what_does_not_fit_is_rejected(make_bilevel: Make, table: Trained, choices: Trained, tmp_path: Path) -> None:
