@@ -128,6 +128,10 @@ class InstructedTraining(InstructionTuningModule):
                 del weights[name]
         super().on_load_checkpoint(checkpoint)
 
+    def _frozen(self) -> dict[str, Tensor]:
+        """Return the frozen weights of the model; frozen instructions are in no other file than the checkpoint."""
+        return {name: value for name, value in super()._frozen().items() if not name.startswith(INSTRUCTION)}
+
     @property
     def _data(self) -> InstructionOptimizationDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from bilevel_runs import INNER_STEPS, Make, make_runs, trainer
+from recipes import save_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -17,6 +18,8 @@ from torch.testing import assert_close
 from crosstask.callbacks import HuggingFaceExport
 from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.adapters import LoRA
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings
 from crosstask.lightning_modules.instructions.instruction_start import InstructionStart
@@ -31,6 +34,7 @@ from crosstask.lightning_modules.instructions.stored_instructions import (
     apply_stored,
     read_instructions,
 )
+from crosstask.lightning_modules.module_loading import load_module
 
 EXTRACTS: dict[str, Any] = {"instructions": {"exemplars": 3, "length": 24}}
 
@@ -121,6 +125,21 @@ def test_frozen_instructions_are_read_by_another_model_and_stay(make_bilevel: Ma
     assert_close(module.instruction.table.detach(), learned)
     other, _ = started(make_bilevel, InstructionStart(stored=frozen.stored, frozen=True, noise=1.0), clip=0.5)
     assert not torch.equal(module.theta[0], other.theta[0])  # the instructions make a difference
+
+
+def test_a_checkpoint_of_adapters_holds_frozen_instructions(make_bilevel: Make, toybench: Path, tmp_path: Path) -> None:
+    weights = save_model("opt", tmp_path, len(load_tokenizer(str(toybench / "tokenizer"))))
+    lora = LoRA(r=2, target_modules=["q_proj", "v_proj"])
+    options: dict[str, Any] = {"config": None, "pretrained": str(weights), "lora": lora}
+    module = trained(make_bilevel, tmp_path, start=InstructionStart(frozen=True), clip=0.5, **options)
+    values = read_instructions(tmp_path / "exported").values
+    assert torch.equal(values["table"], module.instruction.table)  # type: ignore[union-attr, arg-type]
+    loaded = load_module("InstructionOptimizationModule", tmp_path / "last.ckpt")
+    assert torch.equal(loaded.instruction.table, values["table"])  # type: ignore[union-attr, arg-type]
+    resumed, datamodule = make_bilevel(start=InstructionStart(frozen=True), clip=0.5, **options)
+    resumed.fixed_settings = ()
+    trainer(7).fit(resumed, datamodule, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert torch.equal(resumed.instruction.table, values["table"])  # type: ignore[union-attr, arg-type]
 
 
 def test_definitions_are_embedded_repeated_and_cut(make_bilevel: Make) -> None:
