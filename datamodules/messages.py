@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import reprlib
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from .tracked_files import note
 
 N_NAMED = 3
 """Items that a message lists; further ones are counted."""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether this package raised an error itself, so that its message is written for users."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(f"{__name__.partition('.')[0]}.")
 
 
 def some(items: Sequence[str], total: int | None = None) -> str:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from .data_files import read_json
 from .finite_values import require_finite_weights
 from .hub_names import hub_source
-from .messages import kind, some
+from .messages import is_ours, kind, some
 from .optional_packages import missing_package
 
 _REPORTED = WarningCache()
@@ -83,9 +83,11 @@ def building(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ImportError, ValueError, SafetensorError, UnpicklingError):
+    except (OSError, ImportError, SafetensorError, UnpicklingError):
         raise
     except Exception as error:
+        if isinstance(error, ValueError) and is_ours(error):
+            raise
         raise ValueError(
             f"{what} cannot be built: {_one_line(error)}. Its config.json or generation_config.json is wrong, or "
             "memory ran out"

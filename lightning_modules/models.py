@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from ..datamodules.messages import nearest
@@ -170,6 +171,22 @@ def build_model(
                 "random numbers until they are trained"
             )
     return model
+
+
+def require_special_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Reject a tokenizer that writes a special token for which a model has no embedding.
+
+    Raises:
+        ValueError: The tokenizer belongs to another model, or one of its files is damaged; names the token.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    for token in ("bos_token", "eos_token", "cls_token", "sep_token"):
+        number = getattr(tokenizer, f"{token}_id", None)
+        if number is not None and number >= rows:
+            raise ValueError(
+                f"the tokenizer of {name!r} has the {token} {getattr(tokenizer, token)!r} as number {number}, and the "
+                f"model embeds {rows} tokens: take the tokenizer of the model's training"
+            )
 
 
 def language_model_class(config: PreTrainedConfig, weights: str | None = None) -> type[PreTrainedModel]:

@@ -211,9 +211,7 @@ def base_of_prefix(folder: str) -> str | None:
     """
     if not (expanded(folder) / CONFIG).is_file():
         return None
-    from peft import PeftConfig
-
-    config: Any = PeftConfig.from_pretrained(folder)
+    config = _adapter_config(folder)
     if str(getattr(config.peft_type, "value", config.peft_type)) != "PREFIX_TUNING":
         raise ValueError(
             f"{folder} holds an adapter of peft that is not a prefix: {config.peft_type}; merge it and save all weights"
@@ -227,12 +225,11 @@ def load_prefix(model: PreTrainedModel, folder: str) -> None:
     Raises:
         ValueError: The folder has no prefix, or one of another shape than the model's keys.
     """
-    from peft import PeftConfig
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     require_readable_prefix(model)
-    config: Any = PeftConfig.from_pretrained(folder)
+    config = _adapter_config(folder)
     try:
         values = load_file(Path(folder) / "adapter_model.safetensors")["prompt_embeddings"]
     except (OSError, SafetensorError, KeyError) as error:
@@ -243,6 +240,25 @@ def load_prefix(model: PreTrainedModel, folder: str) -> None:
     _require_shape(model, config, folder)
     _install(model, values, heads=heads, width=config.token_dim // heads)
     model.requires_grad_(False)
+
+
+def _adapter_config(folder: str) -> Any:
+    """Return the configuration of a folder's adapter.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    from peft import PeftConfig
+
+    where = f"{expanded(folder) / CONFIG} describes no adapter"
+    try:
+        config: Any = PeftConfig.from_pretrained(folder)
+    except Exception as error:  # peft looks up what the file says
+        raise ValueError(f"{where} ({error!r}): export it again") from error
+    sizes = ("num_layers", "num_attention_heads", "token_dim") if hasattr(config, "num_attention_heads") else ()
+    if wrong := [name for name in sizes if type(getattr(config, name)) is not int or getattr(config, name) < 1]:
+        raise ValueError(f"{where}: {wrong[0]} should be a number above 0: export it again")
+    return config
 
 
 def _require_shape(model: PreTrainedModel, config: Any, folder: str) -> None:

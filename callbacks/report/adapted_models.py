@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datamodules.data_files import parse_json
+from ...datamodules.data_files import parse_json, text_lines
 from ...datamodules.messages import some
 from ...datamodules.record_fields import number_field
 from ...datamodules.visible_text import escape_markdown
@@ -141,10 +141,9 @@ def _read_model(folder: Path) -> tuple[AdaptedModel, list[Instance]]:
 
 
 def _records(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            yield parse_json(line, where), where
+    for number, line in text_lines(path):
+        where = f"{path}:{number}"
+        yield parse_json(line, where), where
 
 
 def _qualities(record: Mapping[str, Any]) -> dict[str, float]:

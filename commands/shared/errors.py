@@ -2,18 +2,12 @@
 
 import errno
 import sys
-import traceback
 
 from ...datamodules.atomic_files import system_error
+from ...datamodules.messages import is_ours
 from ...datamodules.optional_packages import missing_package
 
 PACKAGE = __name__.partition(".")[0]
-
-
-def is_ours(error: BaseException) -> bool:
-    """Return whether this package raised an error itself, so that its message is written for users."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith(f"{PACKAGE}.")
 
 
 DISK_FAULTS = {

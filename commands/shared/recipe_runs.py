@@ -6,6 +6,7 @@ run with other settings, or with other files under the same paths, is rejected.
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -176,8 +177,13 @@ def _fit(settings: Mapping[str, Any], folder: Path) -> None:
 def _last(folder: Path, metric: str) -> float:
     """Return the last value of a metric in the logs of a folder's newest run."""
     path = max(folder.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("version_")))
-    with open(path, encoding="utf-8") as file:
-        values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} holds no metrics ({error}): remove {folder} to train this run again") from error
     if not values:
         raise ValueError(f"{path} has no {metric}: set the datamodule's instances.validation to 1 or more")
-    return float(values[-1])
+    if not math.isfinite(values[-1]):
+        raise ValueError(f"{path}: the last {metric} is {values[-1]}, by which no run can be compared")
+    return values[-1]

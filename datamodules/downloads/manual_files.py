@@ -15,10 +15,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..atomic_files import write_whole
 from ..data_files import read_json
 from ..messages import some
+from ..record_fields import text_field, whole_field
 from .sources import Part
 
 RECORDS = ".downloads"
@@ -61,12 +63,21 @@ class PartFolder:
         self.unfinished = self.path.with_suffix(".unfinished")
 
     def record(self) -> Record | None:
-        """Return the record of an earlier download; None if there is none."""
+        """Return the record of an earlier download; None if there is none.
+
+        Raises:
+            ValueError: The file is no record.
+        """
         if not self.path.is_file():
             return None
         content = read_json(self.path)
-        files = {path: (int(size), str(digest)) for path, (size, digest) in content.pop("files").items()}
-        return Record(**{**content, "targets": tuple(content["targets"]), "files": files})
+        try:
+            return _record(content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.path} is no record of a download ({error!r}); remove it: files that are there are kept then as "
+                "if they were placed by hand"
+            ) from error
 
     def missing(self, record: Record) -> list[str]:
         """Return the recorded files that are missing or whose size has changed."""
@@ -157,6 +168,14 @@ class PartFolder:
             f"{some(changed, len(changed))} changed after the download, or was removed; remove "
             f"{some(targets, len(targets))} below {self.folder} and run the command again"
         )
+
+
+def _record(content: Any) -> Record:
+    """Return the record that a file holds; raise an error of any kind if it holds something else."""
+    files = {path: (int(size), str(digest)) for path, (size, digest) in content["files"].items()}
+    targets = tuple(text_field({"target": target}, "target") for target in content["targets"])
+    texts = {name: text_field(content, name) for name in ("origin", "licence", "revision")}
+    return Record(**{**content, **texts, "rows": whole_field(content, "rows"), "targets": targets, "files": files})
 
 
 def _sha256(path: Path) -> str:

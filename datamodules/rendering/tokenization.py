@@ -43,7 +43,7 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
     except ImportError as error:
         raise ValueError(f"the tokenizer {name!r} cannot be loaded: {missing_package(error) or error}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises errors of no kind for a damaged tokenizer.json
         raise ValueError(
             f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"
         ) from error

@@ -89,7 +89,9 @@ def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
     ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     start, end = (next((token for token in tokens if token is not None), None) for tokens in (starts, ends))
     if start is None or end is None:
-        raise ValueError("a tokenizer that joins pairs needs bos or cls, and eos or sep; this one has neither")
+        raise ValueError(
+            f"a tokenizer that joins pairs needs bos or cls, and eos or sep; {tokenizer.name_or_path!r} has neither"
+        )
     return PairFrame((start,), (end, end), (end,), types=False)
 
 

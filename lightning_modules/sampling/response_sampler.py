@@ -27,7 +27,7 @@ from ..devices import number_type, process_device
 from ..evaluation.likelihood import score_options
 from ..generation.decoding import prompt_seed
 from ..generation.generate import generate
-from ..models import build_model, language_model_class
+from ..models import build_model, language_model_class, require_special_tokens
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
 from .sampling_settings import SamplingSettings
 
@@ -257,6 +257,7 @@ def load_generator(
         require_document_attention(model)
     except ValueError:
         model = build_model(config, attention=padded_attention(language_model_class(config)), **options)
+    require_special_tokens(tokenizer, model, generator)
     if base is not None:
         load_prefix(model, generator)
     return model.to(process_device(device)).eval(), tokenizer  # type: ignore[arg-type]

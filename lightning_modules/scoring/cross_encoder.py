@@ -24,6 +24,7 @@ from ...datamodules.scoring.instruction_truncation import Cut
 from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, chat_frame, pair_frame, tokenize_texts
 from ...datamodules.scoring.truncated_texts import CutTexts
 from ..devices import scoring_dtype
+from ..models import require_special_tokens
 from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 
@@ -138,9 +139,11 @@ class CrossEncoder:
         model = build_scorer(config, weights=name, dtype=dtype)
         if dtype.itemsize == 2:
             keep_head_in_float32(model)
+        tokenizer = load_tokenizer(name, eos=False)
+        require_special_tokens(tokenizer, model, name)
         return cls(
             model.to(torch.device(device)),  # type: ignore[arg-type]
-            load_tokenizer(name, eos=False),
+            tokenizer,
             max_length=max_length,
             truncation=truncation,
             cut=cut,

@@ -6,6 +6,7 @@ folder of shards (``.metadata``), the values in it that are no tensors, and all 
 here first, by readers that know a list of harmless names, and rejected before another reader opens them.
 """
 
+import errno
 import io
 import pickle
 from contextlib import AbstractContextManager
@@ -62,7 +63,9 @@ def read_plain(path: Path) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_rejection(path, _foreign_names(path))) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a file too short to be mapped
+            raise
         raise ValueError(f"{path} cannot be read as a checkpoint, it may be half-written: {error}") from error
 
 

@@ -51,7 +51,10 @@ def decision_rows(path: Path) -> list[list[str]]:
         ValueError: The header is another, or a line has an unknown decision.
     """
     lines = (f"{line}\n" for _, line in text_lines(path))
-    header, *rows = list(csv.reader(lines, delimiter="\t")) or [[]]
+    try:
+        header, *rows = list(csv.reader(lines, delimiter="\t")) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a table of decisions ({error}): mend it, or remove it") from error
     if tuple(header) != COLUMNS:
         raise ValueError(f"{path} is not a table of decisions: its first line should be {' | '.join(COLUMNS)}")
     for number, row in enumerate(rows, start=2):
