@@ -68,8 +68,10 @@ def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = report_figures(report)
-    write_whole(folder / "report.html", render_page(report, title, figures))
+    write_whole(
+        folder / "report.json", json.dumps(asdict(report), indent=1) + "\n"
+    )  # first: it marks the others as ours
     write_whole(folder / "report.md", render_systems_markdown(report, title))
-    write_whole(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+    write_whole(folder / "report.html", render_page(report, title, figures))
     for figure in figures:
         figure.write(folder / "figures", ("pdf", "png"))

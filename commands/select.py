@@ -25,7 +25,7 @@ from ..callbacks.report.selection_table import (
     untested_remarks,
     write_choices,
 )
-from ..datamodules.atomic_files import require_new, write_whole
+from ..datamodules.atomic_files import require_new, whole_file
 from ..datamodules.messages import expanded
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
@@ -49,6 +49,8 @@ from ..lightning_modules.scoring.selection import SCORER, ScoredResponses
 from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
 from .shared.score_progress import finished_scores, score_progress
+
+TABLE, CHOICES = "selection.json", "choices.jsonl"
 
 
 def run(words: Sequence[str]) -> None:
@@ -98,8 +100,7 @@ def select_samples(
             only; ``unicode`` reads all scripts.
     """
     console, folder = Console(), expanded(output)
-    for name in ("selection.json", "choices.jsonl"):
-        require_new(folder / name)
+    require_new_selection(folder)
     require_positive("select", max_length=max_length, budget=budget, sizes=min(sizes, default=1))
     files = ModelSamples(samples)
     sampled = read_sampled_responses(examples, files)
@@ -123,6 +124,18 @@ def select_samples(
     cuts = {SCORER: scored.scores.cuts} if scored else {}
     untested = files.examples_beyond(tested_examples(sampled))
     write_selection(folder, sampled, with_scores(sampled, scored, rouge), sizes, cuts, untested)
+
+
+def require_new_selection(folder: Path) -> None:
+    """Reject a folder that has a selection; the choices that a killed command wrote without a table are removed.
+
+    Raises:
+        ValueError: There is a table or a file of choices.
+    """
+    if any(folder.glob(f".{TABLE}.*.part")) and not (folder / TABLE).exists():
+        (folder / CHOICES).unlink(missing_ok=True)
+    for name in (TABLE, CHOICES):
+        require_new(folder / name)
 
 
 class ScorerResults(NamedTuple):
@@ -222,11 +235,12 @@ def write_selection(
         "untested": untested,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_choices(folder / "choices.jsonl", sampled, scored)
     try:
-        write_whole(folder / "selection.json", json.dumps(selection, indent=1))
+        with whole_file(folder / TABLE) as file:  # begun before the choices, so that a killed command is recognized
+            file.write(json.dumps(selection, indent=1))
+            write_choices(folder / CHOICES, sampled, scored)
     except BaseException:
-        (folder / "choices.jsonl").unlink()  # half a result would keep the command from running again
+        (folder / CHOICES).unlink(missing_ok=True)  # half a result would keep the command from running again
         raise
     print_table(table, means, remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])
 
