@@ -18,7 +18,7 @@ from .bilevel.exemplars import ExemplarPools
 from .bilevel.few_shot_levels import LevelShots
 from .bilevel.level_instances import read_instances
 from .bilevel.level_rows import TextSettings
-from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
+from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit, divided_levels
 from .bilevel.presets import Preset, choices
 from .evaluation.evaluation_settings import Evaluation
 from .evaluation.loaders import EvaluationLoaders, longest_source
@@ -180,7 +180,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         if self.split is None:
             self.task_levels = InnerOuter(names["train"], [])
         else:
-            self.task_levels = self.split([self.task(name) for name in names["train"]])
+            self.task_levels = divided_levels(self.split, [self.task(name) for name in names["train"]])
         (inner, inner_skipped), (outer, outer_skipped) = (
             read_instances(self.preparation, level, validated=True, tested=names["test"]) for level in self.task_levels
         )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 
 from ..data_files import listed_lines
-from ..messages import expanded
+from ..messages import expanded, some
 from ..pretrained_weights import load_pretrained
 from ..rendering.special_tokens import truncating_tokenizer
 from ..rendering.tokenization import load_tokenizer
@@ -47,6 +47,25 @@ class MetaSplit(ABC):
         """
 
 
+def divided_levels(split: MetaSplit, tasks: Sequence[Task]) -> InnerOuter:
+    """Return the levels of a split, also of a user's own.
+
+    Raises:
+        ValueError: A level has no tasks, a task is named twice or in both levels, or is no training task.
+    """
+    levels = InnerOuter(*map(list, split(tasks)))
+    kind, known = type(split).__name__, {task.name for task in tasks}
+    for level, names in zip(InnerOuter._fields, levels, strict=True):
+        if not names:
+            raise ValueError(f"{kind} leaves no {level} task of {len(tasks)} training tasks: both levels need one")
+    counts = Counter([*levels.inner, *levels.outer])
+    if unknown := sorted(counts.keys() - known):
+        raise ValueError(f"{kind} names tasks that are no training tasks: {some(unknown)}")
+    if several := sorted(name for name, count in counts.items() if count > 1):
+        raise ValueError(f"{kind} names tasks twice, in one level or in both: {some(several)}")
+    return levels
+
+
 @dataclass(frozen=True)
 class CategorySplit(MetaSplit):
     """Split by category: all tasks of randomly drawn categories are outer tasks.
@@ -66,6 +85,11 @@ class CategorySplit(MetaSplit):
         categories = sorted({task.category for task in tasks})
         if not 0 < self.outer < 1 and not float(self.outer).is_integer():
             raise ValueError(f"outer must be a number of categories, or a share of them below 1, got {self.outer}")
+        if len(categories) < 2:
+            raise ValueError(
+                f"the {len(tasks)} training tasks have one category, {categories[0]!r}, which cannot be divided: set "
+                "split to ClusterSplit, FileSplit, or a class of your own"
+            )
         # 0.2 is one in five categories; jsonargparse may pass 10 as 10.0.
         number = round(self.outer * len(categories)) if 0 < self.outer < 1 else int(self.outer)
         if not 0 < number < len(categories):

@@ -146,7 +146,12 @@ def pass_rows(outer: OuterSettings, plan: OuterPlan, *, inner: int, replicas: in
         plan: Costs of an outer step, with its number of rows over all devices.
         inner: Rows of a device in an inner step, the size of a chunk by default.
         replicas: Number of devices among which the rows are divided (data parallelism).
+
+    Raises:
+        ValueError: The outer rows cannot be divided.
     """
+    if plan.rows % replicas:
+        raise ValueError(f"levels.outer_rows = {plan.rows} cannot be divided into {replicas} replicas")
     return min(outer.rows_at_once or inner, max(plan.rows // replicas, inner))
 
 

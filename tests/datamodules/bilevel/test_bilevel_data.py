@@ -193,6 +193,13 @@ def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any
         trainer().fit(*make_bilevel(data=data, inner_steps=3))
 
 
+def test_rows_are_a_multiple_of_the_replicas(make_bilevel: Make) -> None:
+    plan = planned(make_bilevel, levels={"outer_rows": 5}).plan
+    assert plan is not None
+    with pytest.raises(ValueError, match="outer_rows = 5 cannot be divided among 2 replicas: choose a multiple of 2"):
+        plan.stream(Replicas(size=2, rank=1), steps=4)
+
+
 def test_an_outer_batch_that_repeats_instances_is_reported(
     make_bilevel: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 """Inner and outer tasks: whole categories, clusters of similar definitions, or a list; and what cannot be split."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, T5Config, T5Model
 
 from crosstask.datamodules import NaturalInstructions
-from crosstask.datamodules.bilevel.meta_split import CategorySplit, ClusterSplit, FileSplit, k_means, tf_idf
+from crosstask.datamodules.bilevel.meta_split import (
+    CategorySplit,
+    ClusterSplit,
+    FileSplit,
+    InnerOuter,
+    MetaSplit,
+    divided_levels,
+    k_means,
+    tf_idf,
+)
 from crosstask.datamodules.schema import Task
 
 
@@ -53,6 +63,38 @@ def test_a_level_without_tasks_is_rejected(outer: float) -> None:
 def test_a_part_of_a_category_is_rejected(outer: float) -> None:
     with pytest.raises(ValueError, match="a number of categories, or a share of them below 1"):
         CategorySplit(outer=outer)(TASKS)
+
+
+def test_one_category_cannot_be_divided() -> None:
+    with pytest.raises(ValueError, match=r"the 2 training tasks have one category, '', .* set split to ClusterSplit"):
+        CategorySplit(outer=1)([task("a", ""), task("b", "")])
+
+
+class OwnSplit(MetaSplit):
+    """The levels that it is built with."""
+
+    def __init__(self, inner: list[str], outer: list[str]) -> None:
+        self.levels = (inner, outer)
+
+    def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
+        return self.levels  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "message"),
+    [
+        ([], ["copy cats"], "OwnSplit leaves no inner task of 5 training tasks"),
+        (["copy cats"], [], "leaves no outer task"),
+        (["copy cats"], ["sort dog"], "names tasks that are no training tasks: sort dog"),
+        (["copy cats", "sort cats"], ["sort cats"], "names tasks twice, in one level or in both: sort cats"),
+    ],
+)
+def test_a_split_of_ones_own_that_is_none_is_rejected(inner: list[str], outer: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        divided_levels(OwnSplit(inner, outer), TASKS)
+    assert divided_levels(OwnSplit(["copy cats"], ["sort dogs"]), TASKS).inner == [
+        "copy cats"
+    ]  # the others are in none
 
 
 def test_a_list_of_outer_tasks(tmp_path: Path) -> None:

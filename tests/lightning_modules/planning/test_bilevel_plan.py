@@ -122,6 +122,10 @@ def test_a_step_of_phi_is_planned_with_the_steps_of_theta() -> None:
         (["--model.init_args.outer.curvature=exact"], "no plan can be made for exact curvature"),
         (["--model.init_args.outer.method=my.own"], "no plan can be made for my.own"),
         (["--trainer.devices=3", "--trainer.strategy=ddp"], "inner_rows = 4 cannot be divided into 3 replicas"),
+        (
+            ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.levels.outer_rows=5"],
+            "outer_rows = 5 cannot be divided into 2 replicas",
+        ),
         (["--trainer.devices=2", "--trainer.strategy=deepspeed_stage_2"], "under ddp, or under ShardedStrategy"),
     ],
 )
