@@ -54,6 +54,7 @@ def write_checkpoint_folder(
     if "prefix" in extras.get("adapters", {}):
         described = extras["adapters"]
         model = prefixed_model(extras["architecture"], described, dict(weights), saved_tokenizer, where)
+        model.generation_config = like.generation_config
         save_prefix(model, saved_tokenizer, folder, weights=described["weights"])
         return
     if adapters == "alone":
@@ -62,6 +63,8 @@ def write_checkpoint_folder(
         kind = None if dtype is None else getattr(torch, dtype)
         two_stacks = like.config.is_encoder_decoder
         save_adapters(weights, extras["adapters"], folder, two_stacks=two_stacks, dtype=kind)
+        if like.generation_config is not None:
+            like.generation_config.save_pretrained(folder)
         saved_tokenizer.save_pretrained(folder)
         return
     if "adapters" in extras:

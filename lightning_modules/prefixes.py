@@ -200,6 +200,8 @@ def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     encoder.config.save_pretrained(str(folder))
     embeddings = encoder.embedding.weight.detach().cpu().contiguous()
     save_file({"prompt_embeddings": embeddings}, folder / "adapter_model.safetensors")
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

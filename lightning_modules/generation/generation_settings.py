@@ -39,9 +39,9 @@ def _listed(value: Any) -> list[Any]:
 def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pretrained: str | None) -> None:
     """Set the generation_config of a model that will be trained, in place.
 
-    A published generation_config is kept whole, and the tokenizer's eos, which targets end with, is added if it is
-    missing. A model with random weights gets the special tokens of its tokenizer instead of its architecture's
-    defaults.
+    A published generation_config is kept whole. The tokenizer's eos, which targets end with, and the end of an answer
+    in its chat template are added if they are missing. A model with random weights gets the special tokens of its
+    tokenizer instead of its architecture's defaults.
 
     Args:
         model: The model; the strategy may have built it without the files beside its weights.
@@ -50,9 +50,10 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     """
     if pretrained is None:
         model.config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=_one_or_more(end_tokens(model, tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
             decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
         )
@@ -66,8 +67,13 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     ends = end_tokens(model, tokenizer)
     configured = model.generation_config.eos_token_id
     if not set(ends) <= set(_listed(configured)):
-        added = {"eos_token_id": [*ends[1:], ends[0]] if len(ends) > 1 else ends[0]}
+        added = {"eos_token_id": _one_or_more([*ends[1:], ends[0]])}
         model.generation_config = published_settings({**settings_as_fields(model), **added})
+
+
+def _one_or_more(ids: list[int]) -> int | list[int]:
+    """Return ids as generation_config has them: a number, or a list of several."""
+    return ids if len(ids) > 1 else ids[0]
 
 
 def settings_as_fields(model: PreTrainedModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from recipes import save_model
 from strategy_runs import STEPS, fit, write_recipe
-from tokenizer_kinds import t5
+from tokenizer_kinds import llama, t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
 from crosstask.commands.export import export_checkpoint
@@ -198,7 +198,10 @@ def test_the_settings_that_came_with_a_model_are_exported_whole(
     assert exported(tmp_path / "at_end") == expected
     export_checkpoint([str(checkpoint), str(tmp_path / "exported")])
     assert exported(tmp_path / "exported") == expected
-    if not adapters:
+    if adapters:
+        export_checkpoint([str(checkpoint), str(tmp_path / "alone")], adapters="alone")
+        assert exported(tmp_path / "alone") == expected
+    else:
         loaded = InstructionTuningModule.load_from_checkpoint(checkpoint, weights_only=True)
         assert json.loads(loaded.language_model.generation_config.to_json_string()).items() >= expected.items()
         assert set(end_tokens(loaded.language_model, tokenizer)) == set(ends if isinstance(ends, list) else [ends])
@@ -218,6 +221,30 @@ def test_random_weights_get_the_special_tokens_of_their_tokenizer(kind: str, toy
     assert settings.bos_token_id is None
     assert settings.decoder_start_token_id == (model.config.decoder_start_token_id if kind == "t5" else None)
     assert end_tokens(model, tokenizer) == [1]
+
+
+def test_random_weights_that_learn_a_chat_stop_at_its_end(tmp_path: Path) -> None:
+    """As transformers generates from the export: the template ends an answer with <|end|>, documents with </s>."""
+    tokenizer = llama()
+    model = AutoModelForCausalLM.from_pretrained(save_model("llama", tmp_path, len(tokenizer)))
+    set_generation_settings(model, tokenizer, None)
+    model.save_pretrained(tmp_path / "saved")
+    chat_end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == [tokenizer.eos_token_id, chat_end]
+
+
+def test_a_prefix_is_exported_with_the_settings_of_its_model(toybench: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(toybench / "tokenizer"))
+    pretrained = publish(save_model("opt", tmp_path, len(tokenizer)), PUBLISHED[1])
+    network, prefix = {"attention": "sdpa"}, {"virtual_tokens": 2}
+    arguments: dict[str, Any] = {"pretrained": str(pretrained), "prefix": prefix, "network": network}
+    module = {"class_path": "InstructionTuningModule", "init_args": arguments}
+    recipe = write_recipe(tmp_path / "recipe.yaml", toybench, module, {"rows": {"packing": "one_per_row"}})
+    words = ["--trainer.callbacks+=HuggingFaceExport", f"--trainer.callbacks.folder={tmp_path / 'at_end'}"]
+    run_trainer([*fit(recipe, "run"), *words])
+    export_checkpoint([str(tmp_path / f"run/step={STEPS}.ckpt"), str(tmp_path / "exported")])
+    for folder in ("at_end", "exported"):
+        assert exported(tmp_path / folder) == {**PUBLISHED[1], "eos_token_id": WITH_EOS[1]}, folder
 
 
 def test_a_model_without_a_file_of_settings_keeps_those_of_its_configuration(toybench: Path, tmp_path: Path) -> None:
