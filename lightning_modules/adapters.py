@@ -237,16 +237,23 @@ def _peft_name(name: str) -> str:
 
 
 def frozen_digest(model: PreTrainedModel) -> str:
-    """Return a digest of a model's frozen weights, from the first 64 numbers of each parameter.
+    """Return a digest of a model's frozen weights: of the first numbers of each parameter, and the sum of all bits.
 
-    Every process that holds a part of the weights must call it.
+    It is the same for weights that are stored in a wider type. Every process that holds a part of the weights must call
+    it.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            first = whole_value(parameter).flatten()[:64].double().numpy()
-            digest.update(name.replace(".base_layer.", ".").encode() + first.tobytes())
+            values = whole_value(parameter).flatten()
+            digest.update(name.replace(".base_layer.", ".").encode() + values[:64].double().numpy().tobytes())
+            digest.update(_sum_of_bits(values).to_bytes(8, "little"))
     return digest.hexdigest()[:16]
+
+
+def _sum_of_bits(values: Tensor) -> int:
+    """Return the sum of numbers as float64, read as whole numbers modulo 2^64; it does not depend on their order."""
+    return sum(int(part.double().view(torch.int64).sum()) for part in values.split(2**20)) % 2**64
 
 
 def describe_adapters(model: PreTrainedModel, adapters: LoRA | Prefix, weights: str) -> dict[str, Any]:

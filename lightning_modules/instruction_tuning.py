@@ -125,6 +125,7 @@ class InstructionTuningModule(PlannedTraining):
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self._head: ChunkedHead | None = None
+        self._adapters_described: dict[str, Any] | None = None
         self.scores: Scores | None = None
         self.generation_scores = GenerationScores()
         self.evaluation_loss = MeanMetric()
@@ -205,7 +206,9 @@ class InstructionTuningModule(PlannedTraining):
         super().on_save_checkpoint(checkpoint)
         if self.adapters is not None:
             assert self.pretrained is not None
-            checkpoint[KEY]["adapters"] = describe_adapters(self.language_model, self.adapters, self.pretrained)
+            if self._adapters_described is None:  # the digest reads all frozen weights, which do not change
+                self._adapters_described = describe_adapters(self.language_model, self.adapters, self.pretrained)
+            checkpoint[KEY]["adapters"] = dict(self._adapters_described)
             frozen = self._frozen()
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
             # The frozen weights are not in the checkpoint: they are read from `pretrained` again.

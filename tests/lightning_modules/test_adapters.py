@@ -135,6 +135,11 @@ def test_what_adapters_do_not_belong_to_is_rejected(trained: PreTrainedModel, re
     resumed = fit(recipe, "no", f"--ckpt_path={folder / f'whole/step={STEPS}.ckpt'}")
     with pytest.raises(ValueError, match="adapters of other weights"):
         main([*resumed, f"--model.init_args.pretrained={folder / 'other'}"])
+    last = AutoModelForCausalLM.from_pretrained(folder / "opt")
+    last.get_submodule("model.decoder.embed_tokens").weight.data[-1, -1] += 1e-3  # a single number at the end
+    last.save_pretrained(folder / "last")
+    with pytest.raises(ValueError, match="adapters of other weights"):
+        main([*resumed, f"--model.init_args.pretrained={folder / 'last'}"])
     with pytest.raises(
         ValueError, match="lora trains under auto, ddp, ShardedStrategy and DeepSpeed, got FSDPStrategy"
     ):
