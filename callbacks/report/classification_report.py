@@ -72,9 +72,10 @@ def classification_report(classified: Classified) -> dict[str, Any]:
     questions = classified.questions
     models: dict[str, dict[str, Any]] = {}
     contributions: dict[str, dict[str, Values]] = {}
-    for name, chosen in classified.chosen().items():
-        contributions[name] = row_contributions(questions, right_answers(questions, chosen))
-        scores = {task: one._asdict() for task, one in accuracies(questions, chosen).items()}
+    for name, of_model in classified.scores.items():
+        right = right_answers(questions, of_model.scores)
+        contributions[name] = row_contributions(questions, right)
+        scores = {task: one._asdict() for task, one in accuracies(questions, right).items()}
         models[name] = {
             "parameters": classified.parameters[name],
             "cuts": classified.scores[name].cuts._asdict(),

@@ -72,19 +72,16 @@ Accuracies = dict[str, TaskAccuracy]
 """Accuracy of every task, by its name."""
 
 
-def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuracies:
-    """Return the accuracy on every task, from the index of the chosen option of every question.
+def right_answers(questions: Sequence[Question], scores: Sequence[Sequence[float]]) -> list[float]:
+    """Return 1 for each question whose right option has the highest score, else 0; among ties, its share of them.
 
-    >>> sampled = [Question("t", template, "?", ("a", "b"), 0) for template in ("x", "x", "x", "y")]
-    >>> accuracies(sampled, [0, 0, 0, 1])["t"]
-    TaskAccuracy(template_mean=0.5, pooled=0.75, templates=2, questions=4)
+    A model with equal scores is therefore as good as chance, whatever the place of the right options.
+
+    >>> right_answers([Question("t", "", "?", ("a", "b", "c"), 0)] * 2, [[-1.0, -2.0, -3.0], [-1.0, -1.0, -3.0]])
+    [1.0, 0.5]
     """
-    return _means_of(questions, right_answers(questions, chosen))
-
-
-def right_answers(questions: Sequence[Question], chosen: Sequence[int]) -> list[float]:
-    """Return 1 for each question whose right option was chosen, else 0."""
-    return [float(place == question.answer) for question, place in zip(questions, chosen, strict=True)]
+    best = [[score == max(of_question) for score in of_question] for of_question in scores]
+    return [top[question.answer] / sum(top) for question, top in zip(questions, best, strict=True)]
 
 
 def chance_of_right_answers(questions: Sequence[Question]) -> list[float]:
@@ -114,10 +111,16 @@ def row_contributions(questions: Sequence[Question], right: Sequence[float]) -> 
 
 def accuracies_by_chance(questions: Sequence[Question]) -> Accuracies:
     """Return the expected accuracy of choosing options at random, on every task."""
-    return _means_of(questions, chance_of_right_answers(questions))
+    return accuracies(questions, chance_of_right_answers(questions))
 
 
-def _means_of(questions: Sequence[Question], right: Sequence[float]) -> Accuracies:
+def accuracies(questions: Sequence[Question], right: Sequence[float]) -> Accuracies:
+    """Return the accuracy on every task, from a number of each question: 1 for a right answer, 0 for a wrong one.
+
+    >>> sampled = [Question("t", template, "?", ("a", "b"), 0) for template in ("x", "x", "x", "y")]
+    >>> accuracies(sampled, [1.0, 1.0, 1.0, 0.0])["t"]
+    TaskAccuracy(template_mean=0.5, pooled=0.75, templates=2, questions=4)
+    """
     by_task: dict[str, dict[str, list[float]]] = {}
     for question, share in zip(questions, right, strict=True):
         by_task.setdefault(question.task, {}).setdefault(question.template, []).append(share)

@@ -139,21 +139,6 @@ def preference_votes(scores: Values) -> Values:
     return strengths / strengths.sum()
 
 
-def by_score(responses: ScoredResponses, scorer: str = SCORER) -> int:
-    """Return the index of the response with the highest score."""
-    return int(responses.scores[scorer].argmax())
-
-
-def by_likelihood(responses: ScoredResponses) -> int:
-    """Return the index of the highest summed log-likelihood: self-scoring as in Cappy's Table 2."""
-    return int(responses.likelihoods().argmax())
-
-
-def by_mean_likelihood(responses: ScoredResponses) -> int:
-    """Return the index of the highest mean log-likelihood per token, as in Cappy's repository."""
-    return int(responses.likelihoods(mean=True).argmax())
-
-
 def by_self_consistency(responses: ScoredResponses) -> int:
     """Return the index of the most frequent answer (self-consistency, Wang et al., arXiv 2203.11171).
 
@@ -219,19 +204,32 @@ def _similarity(text: str, other: str, rouge: Rouge) -> float:
     return ROUGE_L[rouge](text, [other])
 
 
-def choices(responses: ScoredResponses) -> dict[str, int]:
-    """Return the index of each method's choice, by the method's name; a single decoding chooses its first sample."""
-    methods = dict(UNSCORED_METHODS)
+def ranking_scores(responses: ScoredResponses) -> dict[str, Values]:
+    """Return the scores [n] of each method that chooses the highest one, by the method's name.
+
+    These are the scorers and, where the samples have likelihoods, self-scoring: by the summed log-likelihood as in
+    Cappy's Table 2, and by its mean over tokens as in Cappy's repository.
+    """
+    scores: dict[str, Values] = {}
     texts = [sample for sample in responses.samples if sample.response]
     if all(sample.log_likelihood is not None for sample in texts):
-        methods[SELF_SCORE] = by_likelihood
+        scores[SELF_SCORE] = responses.likelihoods()
         if all(sample.tokens is not None for sample in texts):
-            methods[MEAN_SELF_SCORE] = by_mean_likelihood
-    for name in responses.scores:
-        methods[name] = partial(by_score, scorer=name)
+            scores[MEAN_SELF_SCORE] = responses.likelihoods(mean=True)
+    return scores | dict(responses.scores)
+
+
+def choices(responses: ScoredResponses) -> dict[str, int]:
+    """Return the index of each method's choice, by the method's name; a single decoding chooses its first sample.
+
+    Among equal scores or votes, it is the first response.
+    """
+    weighted: dict[str, Callable[[ScoredResponses], int]] = {}
     for name in responses.votes:
-        methods[f"self-consistency, {name}"] = partial(by_weighted_self_consistency, votes=name)
-        methods[f"minimum Bayes risk, {name}"] = partial(by_weighted_minimum_bayes_risk, votes=name)
+        weighted[f"self-consistency, {name}"] = partial(by_weighted_self_consistency, votes=name)
+        weighted[f"minimum Bayes risk, {name}"] = partial(by_weighted_minimum_bayes_risk, votes=name)
     singles = {sample.decoding: place for place, sample in reversed(list(enumerate(responses.samples)))}
     chosen = {name: singles[name] for name in reversed(singles)}
-    return chosen | {name: choose(responses) for name, choose in methods.items()}
+    chosen |= {name: choose(responses) for name, choose in UNSCORED_METHODS.items()}
+    chosen |= {name: int(scores.argmax()) for name, scores in ranking_scores(responses).items()}
+    return chosen | {name: choose(responses) for name, choose in weighted.items()}

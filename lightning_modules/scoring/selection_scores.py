@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..evaluation.significance import Difference, Resampling, difference, interval
 from .calibration import calibration_error
 from .ranking_metrics import spearman
-from .selection import ScoredResponses, choices
+from .selection import ScoredResponses, choices, ranking_scores
 
 Values = NDArray[np.float64]
 
@@ -18,9 +18,12 @@ Values = NDArray[np.float64]
 def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
     """Return the quality of each method's choice, of a random choice (the mean) and of the best response.
 
-    The last two are called random and oracle.
+    The last two are called random and oracle. Where several responses have the highest score, it is their mean: a
+    scorer with equal scores is as good as a random choice, whatever the order of the responses.
     """
     chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
+    for name, scores in ranking_scores(responses).items():
+        chosen[name] = float(responses.quality[scores == scores.max()].mean())
     return chosen | {"random": float(responses.quality.mean()), "oracle": float(responses.quality.max())}
 
 

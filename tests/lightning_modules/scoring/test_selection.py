@@ -171,3 +171,19 @@ def test_bad_responses_are_rejected() -> None:
         ScoredResponses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array([0.5])})
     with pytest.raises(ValueError, match="no examples to select responses for"):
         selection_table([])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]])
+def test_equal_scores_are_worth_a_random_choice_in_every_order(order: list[int]) -> None:
+    """As in rerankers' tables, where a constant scorer was perfect if the right response came first."""
+    texts = ("red cat", "cat", "", "x", "red")
+    samples = [Sample(text, "m", str(place), 0, log_likelihood=-1.0, tokens=2) for place, text in enumerate(texts)]
+    shuffled = [samples[place] for place in order]
+    constant = ScoredResponses.of("t", "1", shuffled, ["red cat"], {"scorer": np.zeros(5)})
+    worth = quality_of_choices(constant)
+    assert worth["random"] == pytest.approx((1 + 2 / 3 + 0 + 0 + 2 / 3) / 5)
+    for name in ("scorer", "self-score, sum", "self-score, mean"):
+        assert worth[name] == pytest.approx(worth["random"]), name
+    best_two = np.array([float(sample.response in ("cat", "x")) for sample in shuffled])
+    tied = ScoredResponses.of("t", "1", shuffled, ["red cat"], {"scorer": best_two})
+    assert quality_of_choices(tied)["scorer"] == pytest.approx(1 / 3)
