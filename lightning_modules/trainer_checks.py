@@ -50,6 +50,11 @@ def reject_lengths(trainer: L.Trainer) -> None:
 
 def _without_effect(trainer: L.Trainer) -> Iterator[str]:
     """Yield the reasons to reject settings with any data."""
+    clip, accumulated = trainer.gradient_clip_val, trainer.accumulate_grad_batches
+    if clip is not None and not clip >= 0.0:  # torch would turn the gradient around
+        yield f"trainer.gradient_clip_val must be the largest norm of a gradient, or null for any, got {clip}"
+    if accumulated < 1:
+        yield f"trainer.accumulate_grad_batches must be at least 1 batch a step, got {accumulated}"
     if trainer.gradient_clip_algorithm is not None and not trainer.gradient_clip_val:
         yield "trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val: set both, or neither"
     if trainer.gradient_clip_algorithm == "value" and isinstance(trainer.strategy, DeepSpeedStrategy):

@@ -61,6 +61,8 @@ class Levels:
     def __post_init__(self) -> None:
         steps = {"inner_steps": self.inner_steps, "inner_rows": self.inner_rows, "outer_rows": self.outer_rows}
         require_positive("levels", **steps)
+        if self.reserve is not None and self.reserve < 0:
+            raise ValueError(f"levels.reserve must be at least 0 columns, got {self.reserve}")
 
 
 @dataclass(frozen=True)

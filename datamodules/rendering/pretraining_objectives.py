@@ -14,6 +14,7 @@ Both are functions of ids, drawn once when a document is stored, by a generator 
 and a resumed run read the same documents.
 """
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ class SpanCorruption(TextObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share < 1 or self.mean_span < 1:
+        if not 0 < self.share < 1 or not 1 <= self.mean_span < math.inf:
             raise ValueError(
                 "share must lie between 0 and 1, and mean_span be at least 1 token, "
                 f"got {self.share} and {self.mean_span}"

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ...datamodules.bilevel.presets import Choices
+from ...datamodules.packing.row_settings import require_positive
 from ..hypergradients import (
     CurvatureBackend,
     Direction,
@@ -97,6 +98,10 @@ class OuterSettings:
                 raise ValueError(f"outer.{name} must be finite and at least 0, got {value}")
         if isinstance(self.gamma, float) and not math.isfinite(self.gamma):
             raise ValueError(f"outer.gamma must be finite, or auto, got {self.gamma}")
+        require_positive("outer", rows_at_once=self.rows_at_once)
+        for name in ("calibrate_every", "noise_every"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"outer.{name} must be a number of phi's steps, or 0 for never, got {value}")
 
     def overrides(self) -> dict[str, Any]:
         """Return the settings that replace choices of the preset, None for the others; gamma auto replaces none."""

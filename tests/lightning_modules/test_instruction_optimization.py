@@ -270,6 +270,12 @@ def test_a_setting_of_the_outer_level_is_finite(name: str) -> None:
             OuterSettings(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["rows_at_once", "calibrate_every", "noise_every"])
+def test_a_number_of_the_outer_level_is_not_negative(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"outer\.{name} must be .* got -1"):
+        OuterSettings(**{name: -1})
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -56,6 +56,10 @@ REJECTED_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("model_registry", {"model_registry": "some/model"}, "model_registry has no effect"),
     ("gradient_clip_algorithm", {"gradient_clip_algorithm": "norm"}, "no effect without trainer.gradient_clip_val"),
     ("gradient_clip_algorithm", {"gradient_clip_algorithm": "value"}, "no effect without trainer.gradient_clip_val"),
+    # Instruction optimization rejects every value.
+    ("gradient_clip_val", {"gradient_clip_val": -1.0}, "the largest norm of a gradient, .* got -1.0|_val is -1.0"),
+    ("gradient_clip_val", {"gradient_clip_val": float("nan")}, "the largest norm of a gradient, .* got nan|is nan"),
+    ("accumulate_grad_batches", {"accumulate_grad_batches": 0}, "must be at least 1 batch a step, got 0|batches is 0"),
 ]
 
 

@@ -113,7 +113,8 @@ def test_what_cannot_be_corrupted_is_rejected(tokenizer_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"needs 27 sentinel tokens, .* has no <extra_id_20>: .* --sentinels 27"):
         TextDocuments(SpanCorruption(), tokenizer, None)
     assert TextDocuments(SpanCorruption(length=20), tokenizer, None).documents([5], rendering_rng(0, "a", "b")) == []
-    for wrong in ({"share": 1.0}, {"mean_span": 0.5}, {"length": 3}):
+    spans = [{"mean_span": value} for value in (0.5, float("nan"), float("inf"))]
+    for wrong in ({"share": 1.0}, {"length": 3}, *spans):
         with pytest.raises(ValueError, match="must"):
             SpanCorruption(**wrong)
 
