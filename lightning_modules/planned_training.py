@@ -42,13 +42,14 @@ from .sharding.checkpoints import (
     model_identity,
     read_plain_values_alone,
     require_same_model,
+    written_by,
 )
 from .sharding.plain_checkpoints import read_plain
 from .sharding.process_agreement import require_agreement
 from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_sharded, wrap_blocks
 from .sharding.strategies import sharding_of
-from .sharding.weight_shapes import require_fitting_weights
+from .sharding.weight_shapes import PREFIX, require_fitting_weights, whole_weights
 from .sharding.zero import build_partitioned
 from .trainer_checks import (
     reject_lengths,
@@ -111,6 +112,7 @@ class PlannedTraining(FiniteSteps):
         self._identity: dict[str, Any] = {}
         self._group_settings: list[dict[str, Any]] = []
         self._resumed = False
+        self.weights_before_wrapping: list[tuple[list[str], tuple[int, ...]]] = []  # under FSDP1
 
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Save the constructor's arguments as hyperparameters, as plain values. Pass ``locals()``."""
@@ -207,6 +209,9 @@ class PlannedTraining(FiniteSteps):
             model._is_fsdp_managed_module = any(map(is_sharded, model.parameters()))  # type: ignore[assignment]
         if isinstance(strategy, FSDPStrategy):
             wrap_blocks(strategy, model)
+            self.weights_before_wrapping = [
+                ([f"{PREFIX}{name}" for name in names], shape) for names, shape in whole_weights(model)
+            ]
         self._matrices, self._identity = matrix_names(model), model_identity(model.config)
         if self.resumes_from is not None:
             self._require_own(checkpoint_extras(self.resumes_from), self.resumes_from)
@@ -326,7 +331,7 @@ class PlannedTraining(FiniteSteps):
             "config": config,
             "generation": settings_as_fields(self.model),
             "tokenizer": self.tokenizer_name,
-            "strategy": type(self.trainer.strategy).__name__,
+            "strategy": written_by(self.trainer.strategy),
             "skipped_steps": self.skipped_steps,
             "pretrained": self.hparams.get("pretrained"),
             "settings": self._settings(),

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from .checkpoint_damage import require_undamaged
 from .checkpoints import require_whole_checkpoint
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
-from .weight_shapes import PREFIX
+from .weight_shapes import PREFIX, weights_key
 
 READ_BYTES = 2**29
 """Maximum number of bytes that are read from shards at a time."""
@@ -54,8 +54,9 @@ def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_shards(path: Path) -> Iterator[tuple[str, Tensor]]:
-    kept, read = "state_dict.", dict[str, Any]()
-    for name, entry in read_index(path).state_dict_metadata.items():
+    index, read = read_index(path).state_dict_metadata, dict[str, Any]()
+    kept = weights_key(index)
+    for name, entry in index.items():
         if name.startswith(kept) and isinstance(entry, TensorStorageMetadata):
             read[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
             if sum(tensor.nbytes for tensor in read.values()) >= READ_BYTES:

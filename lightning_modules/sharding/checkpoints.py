@@ -25,6 +25,9 @@ Layout = Literal["file", "shards", "deepspeed"]
 KEY = "crosstask"
 """Key of crosstask's own entries in a checkpoint."""
 
+SHARDING = (ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy)
+"""Strategies that load weights by themselves; under others the module compares the weights that they return."""
+
 _SHAPE_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -126,6 +129,15 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
     return read_plain(path)
 
 
+def written_by(strategy: object) -> str:
+    """Return the name of a strategy in its checkpoints: of a class derived from Lightning's FSDP, that of FSDP.
+
+    >>> written_by(type("OwnFSDP", (FSDPStrategy,), {})())
+    'FSDPStrategy'
+    """
+    return FSDPStrategy.__name__ if isinstance(strategy, FSDPStrategy) else type(strategy).__name__
+
+
 def require_resumable(path: Path, strategy: object) -> None:
     """Reject a checkpoint that a strategy cannot resume from.
 
@@ -140,7 +152,7 @@ def require_resumable(path: Path, strategy: object) -> None:
             f"pass between the two. Take the weights alone: `crosstask export {path} FOLDER`, then set the model's "
             "`pretrained` to FOLDER"
         )
-    written = checkpoint_extras(path).get(KEY, {}).get("strategy", type(strategy).__name__)
+    written = checkpoint_extras(path).get(KEY, {}).get("strategy", written_by(strategy))
     if (written == FSDPStrategy.__name__) != isinstance(strategy, FSDPStrategy):
         raise ValueError(
             f"{path} was written by {written}, and the strategy is {type(strategy).__name__}: FSDP numbers its "
@@ -203,7 +215,7 @@ def read_plain_values_alone(strategy: Strategy) -> None:
             require_undamaged_on_all(path, strategy)
             module = strategy.lightning_module
             # Other strategies return the weights, which the module compares in on_load_checkpoint.
-            if module is not None and isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
+            if module is not None and isinstance(strategy, SHARDING):
                 require_fitting_shards(path, module, trained_alone=not module.strict_loading)
         return load(checkpoint_path, weights_only=True)
 

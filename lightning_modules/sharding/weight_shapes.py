@@ -62,25 +62,28 @@ def require_fitting_shards(path: Path, module: nn.Module, *, trained_alone: bool
     stored = _of_model(stored_shapes(path))
     if not stored:  # DeepSpeed without ZeRO lists no shapes
         return
+    weights = getattr(module, "weights_before_wrapping", None) or whole_weights(module, trained_alone=trained_alone)
     own: dict[str, Shape] = {}
-    for names in _names_of_parameters(module, trained_alone=trained_alone):
+    for names, shape in weights:
         # A tied table is stored under one of its names, or under all.
-        value = module.get_parameter(names[0])
-        kept = [name for name in map(_plain_name, names) if name in stored] or [_plain_name(names[0])]
-        own |= dict.fromkeys(kept, tuple(getattr(value, "ds_shape", value.shape)))
+        own |= dict.fromkeys([name for name in names if name in stored] or names[:1], shape)
     own = _of_model(own)
     buffers = {_plain_name(name) for name, _ in module.named_buffers()}
     compared = own if trained_alone else stored.keys() - buffers
     require_fitting_weights(own, {name: shape for name, shape in stored.items() if name in compared})
 
 
-def _names_of_parameters(module: nn.Module, *, trained_alone: bool) -> list[list[str]]:
-    """Return all names of each parameter, tied ones together."""
-    names: dict[int, list[str]] = {}
+def whole_weights(module: nn.Module, *, trained_alone: bool = False) -> list[tuple[list[str], Shape]]:
+    """Return (all names, whole shape) of each parameter, tied ones together; a shard has the shape of its whole.
+
+    FSDP1 hides names and shapes when it wraps a module: call it before.
+    """
+    found: dict[int, tuple[list[str], Shape]] = {}
     for name, value in module.named_parameters(remove_duplicate=False):
         if value.requires_grad or not trained_alone:
-            names.setdefault(id(value), []).append(name)
-    return list(names.values())
+            names, _ = found.setdefault(id(value), ([], tuple(getattr(value, "ds_shape", value.shape))))
+            names.append(_plain_name(name))
+    return list(found.values())
 
 
 def stored_shapes(path: Path) -> dict[str, Shape]:
@@ -92,11 +95,18 @@ def stored_shapes(path: Path) -> dict[str, Shape]:
             states = read_plain(min((path / DEEPSPEED_TAG).glob("*model_states.pt")))
         groups = [*(states.get("param_shapes") or ()), states.get("frozen_param_shapes") or {}]
         return {name: tuple(shape) for group in groups for name, shape in group.items()}
+    index = read_index(path).state_dict_metadata
+    kept = weights_key(index)
     return {
-        name.removeprefix("state_dict."): tuple(entry.size)
-        for name, entry in read_index(path).state_dict_metadata.items()
-        if name.startswith("state_dict.") and isinstance(entry, TensorStorageMetadata)
+        name.removeprefix(kept): tuple(entry.size)
+        for name, entry in index.items()
+        if name.startswith(kept) and isinstance(entry, TensorStorageMetadata)
     }
+
+
+def weights_key(index: Mapping[str, object]) -> str:
+    """Return the beginning of the names of weights in a folder of shards: FSDP2's, or the one of Lightning's FSDP."""
+    return "state_dict." if any(name.startswith("state_dict.") for name in index) else PREFIX
 
 
 def _of_model(shapes: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -15,6 +15,7 @@ STRATEGIES: dict[str, list[str]] = {
         "--trainer.strategy.class_path=ShardedStrategy",
         "--trainer.strategy.init_args.tensor_parallel_size=2",
     ],
+    "fsdp": ["--trainer.strategy.class_path=cpu_fsdp.CPUFSDPStrategy"],
     **{
         f"zero{stage}": [
             "--trainer.strategy.class_path=cpu_deepspeed.CPUDeepSpeedStrategy",

@@ -78,7 +78,9 @@ def runs(recipe: Path, adam: Path, folder: Path, program: WarmProgram) -> Path:
         }
         for name, source in RESUMED.items()
     ]
-    commands.insert(len(PLAIN), {"words": fit(adam, "adam_whole_zero3", *TWO, *STRATEGIES["zero3"])})
+    wholes = [{"words": fit(adam, f"adam_whole_{name}", *TWO, *STRATEGIES[name])} for name in ("zero3", "fsdp")]
+    wholes.append({"words": fit(adam, "adam_whole_fsdp_shards", *TWO, *STRATEGIES["fsdp"], IN_SHARDS)})
+    commands[len(PLAIN) : len(PLAIN)] = wholes
     run_on(program, 2, commands + refusals(recipe, adam, folder), folder)
     return folder
 
@@ -100,8 +102,10 @@ def counted(folder: Path, name: str) -> list[str]:
 
 
 HALFWAY = f"step={STEPS // 2}.ckpt"
-RESUMED = {"fsdp2": "adam_one", "tensor": "adam_one", "zero3": "adam_whole_zero3"}
-"""Where each strategy goes on from: from the file of one process, or DeepSpeed from its own folder."""
+RESUMED = {"fsdp2": "adam_one", "tensor": "adam_one", "zero3": "adam_whole_zero3", "fsdp": "adam_whole_fsdp"}
+"""Where each strategy goes on from: the file of one process, or DeepSpeed and FSDP from their own."""
+
+IN_SHARDS = "--trainer.strategy.init_args.state_dict_type=sharded"
 
 SLOWER = ["--model.init_args.optimizer.learning_rate=0.002", "--model.init_args.optimizer.weight_decay=0.0"]
 """Settings with which a run resumes that has begun with others."""
@@ -114,7 +118,7 @@ OTHERS = {
 }
 """Models of the same sizes with other weights, and what is said of a checkpoint of the first model."""
 
-PLAIN = ["ddp", "fsdp2", "tensor", "zero3"]
+PLAIN = ["ddp", "fsdp2", "tensor", "zero3", "fsdp"]
 
 
 def other_model(adam: Path, folder: Path, name: str) -> list[str]:
@@ -173,6 +177,9 @@ def refusals(recipe: Path, adam: Path, folder: Path) -> list[dict[str, Any]]:
                 ("tensor", f"adam_fsdp2/step={STEPS}.ckpt", "longer"),
                 ("zero3", f"adam_whole_zero3/{HALFWAY}", "longer"),
                 ("zero3", f"adam_whole_zero3/{HALFWAY}", "plain"),
+                ("fsdp", f"adam_whole_fsdp/{HALFWAY}", "longer"),
+                ("fsdp", f"adam_whole_fsdp/{HALFWAY}", "plain"),
+                ("fsdp", f"adam_whole_fsdp_shards/{HALFWAY}", "longer"),
             )
         ),
     ]
@@ -236,7 +243,9 @@ def test_one_process_resumes_from_shards(runs: Path, adam: Path) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("name", ["adam_one", "adam_fsdp2", "adam_tensor", "adam_zero3"])
+@pytest.mark.parametrize(
+    "name", ["adam_one", "adam_fsdp2", "adam_tensor", "adam_zero3", "adam_fsdp", "adam_whole_fsdp_shards"]
+)
 def test_every_checkpoint_becomes_a_hugging_face_folder(
     runs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,11 +134,11 @@ def runs(recipes: dict[str, Path], scorer: Path, bilevel: Path, adam: Path, fold
 
 
 CELLS = {
-    "t5": ["ddp", "fsdp2", "tensor", "zero1", "zero2", "zero3"],
+    "t5": ["ddp", "fsdp", "fsdp2", "tensor", "zero1", "zero2", "zero3"],
     "opt": ["ddp", "zero1", "zero2", "zero3", "fsdp2_offload", "zero2_offload", "zero3_offload"],
     "llama": ["fsdp2", "tensor"],
     "gpt_neox": ["fsdp2", "tensor"],
-    "scorer": ["ddp", "fsdp2", "zero1", "zero2", "zero3"],
+    "scorer": ["ddp", "fsdp", "fsdp2", "zero1", "zero2", "zero3"],
 }
 """Strategies by what is trained; OPT's others are in test_strategies.py."""
 
@@ -163,7 +163,11 @@ PENALTY = (
     "options: {alpha: 10, rate: 0.1, steps: 2}}"
 )
 EXACT = ["ddp", "fsdp2"]
-REASONS = {"tensor": "tensor_parallel_size", **{f"zero{stage}": "got CPUDeepSpeedStrategy" for stage in (1, 2, 3)}}
+REASONS = {
+    "tensor": "tensor_parallel_size",
+    "fsdp": "got CPUFSDPStrategy",
+    **{f"zero{stage}": "got CPUDeepSpeedStrategy" for stage in (1, 2, 3)},
+}
 """Where instruction optimization trains as on one process, and what refuses it elsewhere."""
 
 
