@@ -9,11 +9,11 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ..datamodules.base import BenchmarkDataModule, run_data
-from ..datamodules.instruction_tuning import InstructionTuningDataModule
+from ..datamodules.base import run_data
+from ..datamodules.messages import command_line
 from ..datamodules.packing.replicas import replicas
-from ..lightning_modules.instruction_tuning import InstructionTuningModule
 from .huggingface_export import HuggingFaceExport
+from .next_commands import PROMPTS, next_commands, write_prompts
 from .prediction_writer import PredictionWriter
 from .preemption import Preemption, checkpoint_folder
 from .progress import shown_metrics
@@ -56,10 +56,11 @@ class RunSummary(Callback):
         self._ended = False
         folder = run_folder(trainer, "")
         if trainer.is_global_zero:
+            write_prompts(run_data(trainer), folder)
             files = run_files(trainer, folder)
             width = max(map(len, files), default=0)
             lines = [self._trained(trainer), *(f"  {name:<{width}}  {path}" for name, path in files.items())]
-            print("\n".join(["", *lines, *next_commands(trainer, folder)]), flush=True)
+            print("\n".join(["", *lines, *commands_of(trainer, folder)]), flush=True)
 
     def _trained(self, trainer: L.Trainer) -> str:
         steps, seconds = trainer.global_step - self._first_step, time.monotonic() - self._begun
@@ -79,6 +80,7 @@ def run_files(trainer: L.Trainer, folder: Path) -> dict[str, Path]:
             files["Hugging Face folder"] = Path(callback.folder or folder / "huggingface")
         elif isinstance(callback, PredictionWriter):
             files["predictions"] = Path(callback.folder or folder / "predictions") / "validation.jsonl"
+    files["prompts"] = folder / PROMPTS
     files["report"] = folder / "report" / "validation" / "report.html"
     return {name: path for name, path in files.items() if path.exists()}
 
@@ -99,32 +101,15 @@ def shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def next_commands(trainer: L.Trainer, folder: Path) -> list[str]:
-    """Return the commands that evaluate, predict with and export the model, or that resume an interrupted training."""
+def commands_of(trainer: L.Trainer, folder: Path) -> list[str]:
+    """Return lines with the next commands, or with the one that resumes an interrupted training."""
     config, checkpoint = folder / "config.yaml", last_path(trainer)
     if checkpoint is None or not config.is_file():
         return []
-    run = f"--config {config} --ckpt_path {checkpoint}"
     if trainer.global_step < trainer.max_steps and any(
         isinstance(callback, Preemption) and callback.preempted
         for callback in trainer.callbacks  # type: ignore[attr-defined]
     ):
-        return ["Interrupted; resume with", f"  crosstask fit --config {config} --ckpt_path last"]
-    tested, root = has_test(trainer), shown(Path(trainer.default_root_dir))
-    stage = "test" if tested else "validation"
-    commands = [f"crosstask {'test' if tested else 'validate'} {run}"]
-    commands.append(f"crosstask report {root} --stage {stage} --folder {root / 'report'}")
-    if isinstance(trainer.lightning_module, InstructionTuningModule):
-        data = run_data(trainer)
-        most = data.evaluation.max_new_tokens if isinstance(data, InstructionTuningDataModule) else 256
-        answers = f"--output {root / 'answers.jsonl'} --max_new_tokens {most}"
-        commands.append(f"crosstask predict {checkpoint} --inputs prompts.jsonl {answers}")
-        commands.append(f"crosstask chat {checkpoint} --max_new_tokens {most}")
-    commands.append(f"crosstask export {checkpoint} {root / 'export'} --dtype bfloat16")
+        return ["Interrupted; resume with", f"  {command_line('fit', '--config', config, '--ckpt_path', 'last')}"]
+    commands = next_commands(trainer, folder, shown(Path(trainer.default_root_dir)), checkpoint)
     return ["Next:", *(f"  {command}" for command in commands)]
-
-
-def has_test(trainer: L.Trainer) -> bool:
-    """Return whether the data has test tasks."""
-    data = run_data(trainer)
-    return not isinstance(data, BenchmarkDataModule) or bool(data.instances.test and data.task_names()["test"])

@@ -1,9 +1,9 @@
 """Chat with a model in the terminal.
 
 MODEL is a Hugging Face folder, a hub name, the folder of a run or a checkpoint. Answers appear as they are generated.
-A model without a chat template reads every message by itself. With --scorer, several candidates are drawn and printed
-with their scores, and the best one is the answer. /reset begins a new conversation; /quit or the end of the input ends
-the program.
+A model without a chat template, or with --chat false, reads every message by itself. With --scorer, several candidates
+are drawn and printed with their scores, and the best one is the answer. /reset begins a new conversation; /quit or the
+end of the input ends the program.
 
 Example:
     crosstask chat runs/quickstart
@@ -13,7 +13,7 @@ Example:
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
@@ -31,6 +31,7 @@ def run(words: Sequence[str]) -> None:
 def chat(
     model: Sequence[str],
     system: str | None = None,
+    chat: bool | None = None,
     scorer: str | None = None,
     candidates: int = 4,
     max_length: int = 512,
@@ -47,6 +48,7 @@ def chat(
     Args:
         model: Folder of a model, of a run or of a checkpoint, or a hub name.
         system: System message of the conversation; null for none.
+        chat: Whether the tokenizer's chat template renders the messages; null uses the template if there is one.
         scorer: Hub name or folder of a trained scorer, which chooses among candidates; null for one answer.
         candidates: Number of answers that are drawn for the scorer.
         max_length: Maximum number of tokens of a pair of message and answer that the scorer reads; longer pairs are
@@ -73,12 +75,14 @@ def chat(
         )
     decoding = decoding_of(temperature, top_p, candidates if scorer is not None else 1)
     with model_folder(model[0]) as folder:
-        answering = answering_model(folder, max_new_tokens=max_new_tokens, stop=stop, dtype=dtype, device=device)
+        settings: dict[str, Any] = {"chat": chat, "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
+        answering = answering_model(folder, dtype=dtype, device=device, **settings)
     judge = None
     if scorer is not None:
         judge = CrossEncoder.from_pretrained(scorer, device=answering.model.device, max_length=max_length)
     if not answering.chat:
-        print("(the model has no chat template: every message is a prompt by itself)", file=sys.stderr)
+        reason = "the model has no chat template" if chat is None else "no chat template is used"
+        print(f"({reason}: every message is a prompt by itself)", file=sys.stderr)
     with suppress(KeyboardInterrupt):
         converse(Conversation(answering, decoding, system, seed), judge)
 

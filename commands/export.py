@@ -75,6 +75,7 @@ def export_checkpoint(
         write_checkpoint_folder(checkpoint, partial, tokenizer=tokenizer, dtype=dtype, adapters=adapters)
         if push is not None:
             write_card(checkpoint, partial, push, licence, None if run is None else expanded(run))
+    print(f"exported to {folder}")
     if push is not None:
         publish(folder, push, private=private, dry_run=dry_run)
 

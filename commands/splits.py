@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from ..datamodules.atomic_files import write_whole
-from ..datamodules.messages import expanded
+from ..datamodules.messages import command_line, expanded
 from .shared.function_command import run_function
 from .shared.recipe_runs import Metric, try_recipes
 
@@ -58,4 +58,5 @@ def search_splits(
     results = try_recipes(recipe, folder, variants, metric=metric, max_steps=max_steps)
     best = min(results, key=results.__getitem__) if metric == "validation/loss" else max(results, key=results.get)  # type: ignore[arg-type]
     write_whole(expanded(folder) / "best_split.yaml", yaml.safe_dump(variants[best]))
-    print(f"best by {metric}: {best}; train it with --config {recipe} --config {folder}/best_split.yaml")
+    command = command_line("fit", "--config", recipe, "--config", expanded(folder) / "best_split.yaml")
+    print(f"best by {metric}: {best}; train it with\n  {command}")

@@ -32,6 +32,7 @@ from .splits import Instances
 from .storage.preparation import Preparation
 from .storage.prepared_starts import Start
 from .stream_changes import ResumableStream, Stream, flat_settings
+from .tracked_files import all_gone
 
 
 class BenchmarkDataModule(ResumableStream):
@@ -117,6 +118,38 @@ class BenchmarkDataModule(ResumableStream):
             call = 'setup("validate")' if stage == "validation" else 'setup("test")'
             raise ValueError(f"the {stage} examples are not read yet: call {call} first")
         return self._stages[stage]
+
+    def opened(self, stage: Stage) -> EvaluationStage | None:
+        """Return a stage if ``setup`` has read it, else None."""
+        return self._stages.get(stage)
+
+    def holds_out(self, stage: Stage) -> bool:
+        """Return whether a stage has instances to evaluate; tasks are read until one has some."""
+        names = self.task_names()
+        if stage in self._stages:
+            return bool(self._stages[stage].examples)
+        if any(name not in names["train"] and self._held_out(name)[stage] for name in names[stage]):
+            return True  # a task with files of its own
+        return any(self._held_out(name)[stage] and self._keeps_out(name, stage) for name in names[stage])
+
+    def files_are_gone(self) -> bool:
+        """Return whether the data files do not exist any more, and a run starts from the store alone."""
+        return self._start is not None and all_gone(self._start.read)
+
+    def _held_out(self, name: str) -> dict[str, int]:
+        """Return the numbers of instances that a task holds out by the settings."""
+        names = self.task_names()
+        return self.instances.held_out(name, validated=name in names["validation"], tested=name in names["test"])
+
+    def _keeps_out(self, name: str, stage: Stage) -> bool:
+        """Return whether a training task has instances for a stage; it may be too small for any."""
+        if self.files_are_gone():
+            return True
+        names, examples = self.task_names(), self.benchmark.examples(name)
+        split = self.preparation.split_instances(
+            name, examples, trained=True, validated=name in names["validation"], tested=name in names["test"]
+        )
+        return bool(split.test if stage == "test" else split.validation)
 
     def setup(self, stage: str) -> None:
         """Plan the training ("fit"), or read the evaluated examples ("validate", "test", "predict").

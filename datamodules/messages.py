@@ -1,4 +1,5 @@
-"""Parts of error messages: described values, similar names, the first few of many items. Also paths with variables.
+"""Parts of error messages: described values, similar names, the first few of many items. Also paths with variables, and
+commands to type.
 
 Turns of conversations, which are called messages too, are in ``benchmarks/own_data/conversations.py``.
 """
@@ -7,6 +8,7 @@ import difflib
 import os
 import re
 import reprlib
+import shlex
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -135,3 +137,12 @@ def unknown_class_hint(message: str, known: Iterable[str]) -> str:
         return f"; Python finds no module {module[1]}: add its folder to PYTHONPATH, e.g. PYTHONPATH=. for this folder"
     match = re.search(r"(?:Expected a dot import path string: |has no attribute ')(\w+)", message)
     return f"; no class is called {match[1]}, {nearest(match[1], known)}" if match is not None else ""
+
+
+def command_line(*words: object) -> str:
+    """Return a command of crosstask as a shell reads it.
+
+    >>> command_line("report", Path("my runs"), "--stage", "test")
+    "crosstask report 'my runs' --stage test"
+    """
+    return shlex.join(["crosstask", *map(str, words)])

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ...datamodules.data_files import read_json, read_text
+from ...datamodules.data_files import parse_json, read_json, read_text
 from ...datamodules.hub_names import hub_source
 from ...datamodules.messages import counted, expanded, kind
 from ...datamodules.visible_text import markdown_code, visible
@@ -61,12 +61,19 @@ class RunFiles:
         record: Commit and versions (run.json).
         mixture: Tree of the training data with licences, as text (mixture.txt).
         scores: Markdown of the report, by stage (report.md).
+        prompts: A few prompts in the form of the training (prompts.jsonl), which a card does not publish.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
     mixture: str = ""
     scores: Mapping[str, str] = field(default_factory=dict)
+    prompts: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the run is known to have trained on plain prompts, without a chat template."""
+        return "prompt" in parse_json(self.prompts.partition("\n")[0] or "{}", "prompts.jsonl")
 
 
 def read_run_files(folder: Path) -> RunFiles:
@@ -82,6 +89,7 @@ def read_run_files(folder: Path) -> RunFiles:
 
     trained = newest("mixture.txt")
     configuration = trained.with_name("config.yaml") if trained else folder / "config.yaml"
+    prompts = configuration.with_name("prompts.jsonl")
     settings = configuration if configuration.is_file() else newest("config.yaml")
     record = newest("run.json")
     reports = {stage: newest(f"report/{stage}/report.md") for stage in ("test", "validation")}
@@ -90,6 +98,7 @@ def read_run_files(folder: Path) -> RunFiles:
         record=_fields(read_json(record), record) if record else {},
         mixture=read_text(trained) if trained else "",
         scores={stage: read_text(path) for stage, path in reports.items() if path},
+        prompts=read_text(prompts) if prompts.is_file() else "",
     )
 
 
@@ -124,7 +133,7 @@ def model_card(
         _front_matter(extras, licence),
         f"# {visible(name)}",
         _origin(extras, steps, run.record),
-        *_use(name, extras, run.settings, chat),
+        *_use(name, extras, run, chat),
         *_data(run),
         *_settings(run.settings),
         *_scores(run.scores),
@@ -175,14 +184,16 @@ def _origin(extras: Mapping[str, Any], steps: int, record: Mapping[str, Any]) ->
     )
 
 
-def _use(name: str, extras: Mapping[str, Any], settings: Mapping[str, Any], chat: bool) -> Iterator[str]:
-    kind = "chat" if chat and _kind(extras) == "text-generation" else _kind(extras)
+def _use(name: str, extras: Mapping[str, Any], run: RunFiles, chat: bool) -> Iterator[str]:
+    kind = "chat" if chat and not run.plain and _kind(extras) == "text-generation" else _kind(extras)
     yield "## Use"
     yield _fenced(USE[kind].format(name=name), "python")
     if kind == "text-classification":
         return
-    yield f"```bash\ncrosstask chat {name}\ncrosstask predict {name} --inputs my.jsonl --output answers.jsonl\n```"
-    form = (((settings.get("data") or {}).get("init_args") or {}).get("prompt") or {}) if settings else {}
+    plain = " --chat false" if chat and run.plain else ""
+    predict = f"crosstask predict {name} --inputs my.jsonl --output answers.jsonl{plain}"
+    yield f"```bash\ncrosstask chat {name}{plain}\n{predict}\n```"
+    form = ((run.settings.get("data") or {}).get("init_args") or {}).get("prompt") or {}
     if delimiters := (form.get("init_args") or {}).get("delimiters"):
         listed = ", ".join(markdown_code(json.dumps(delimiter, ensure_ascii=False)) for delimiter in delimiters)
         yield (

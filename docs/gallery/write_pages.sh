@@ -19,3 +19,8 @@ crosstask inspect --config quickstart --output "$pages/inspect.html"
 python experiments/claims_benchmark.py runs/claims/benchmark
 crosstask sweep experiments/claims/opt_iml.yaml --output runs/claims/opt_iml --seeds '[0, 1]' --arms '[base, demonstrations]'
 cp runs/claims/opt_iml/report.html "$pages/sweep.html"
+
+crosstask toybench --folder runs/instruction_optimization/toybench
+crosstask fit --config instruction_optimization_toybench --trainer.max_steps 600 --trainer.val_check_interval 600 --ckpt_path last
+crosstask test --config instruction_optimization_toybench --ckpt_path runs/instruction_optimization/checkpoints/last.ckpt
+cp "$(newest runs/instruction_optimization)" "$pages/instructions.html"

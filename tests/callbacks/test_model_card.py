@@ -85,6 +85,12 @@ def test_a_base_of_the_hub_is_named_with_its_revision() -> None:
     assert "from weights in a local folder for 1 optimizer step with" in local
     chat = model_card("me/x", EXTRAS, RunFiles(), steps=1, chat=True)
     assert 'messages = [{"role": "user"' in chat
+    assert "--chat" not in chat
+    plain = model_card("me/x", EXTRAS, RunFiles(prompts='{"prompt": "secret"}\n'), steps=1, chat=True)
+    assert "messages" not in plain
+    assert "crosstask chat me/x --chat false" in plain
+    assert "answers.jsonl --chat false" in plain
+    assert "secret" not in plain
     scorer = model_card("me/x", {**EXTRAS, "architecture": "RobertaForSequenceClassification"}, RunFiles(), steps=1)
     assert front_matter(scorer)["pipeline_tag"] == "text-classification"
     assert "CrossEncoder.from_pretrained" in scorer

@@ -1,6 +1,7 @@
 """Searching splits and sweeping settings: runs of their own, the best by validation, nothing trained twice."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def finish(recipe: Path, folder: Path, losses: dict[int, float], groups: int, st
 
 
 @pytest.mark.usefixtures("warm_python")
-def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(recipe: Path, tmp_path: Path) -> None:
+def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "search"
     finish(recipe, folder, {0: 1e9, 2: 1e8}, groups=3, steps=2)  # two of three are done
     search_splits(str(recipe), str(folder), splits=3, kind="cluster", metric="validation/loss", max_steps=2)
@@ -60,6 +63,8 @@ def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(r
     assert 0 < results["cluster-1"]["validation/loss"] < 100
     assert not list((folder / "cluster-0").glob("version_*"))
     best = yaml.safe_load((folder / "best_split.yaml").read_text())
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words == ["crosstask", "fit", "--config", str(recipe), "--config", str(folder / "best_split.yaml")]
     assert best["data"]["init_args"]["split"]["init_args"] == {"groups": 3, "group": 1}
     ran = yaml.safe_load((folder / "cluster-1/recipe.yaml").read_text())
     assert ran["trainer"]["max_steps"] == ran["trainer"]["val_check_interval"] == 2
