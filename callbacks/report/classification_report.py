@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ...datamodules.atomic_files import whole_file
 from ...datamodules.visible_text import terminal_text
@@ -145,9 +145,10 @@ def print_classification(report: Mapping[str, Any]) -> None:
     models = report["models"]
     console = Console()
     if not console.is_terminal:  # a log must not wrap the table
-        console = Console(width=max(120, 40 + 32 * len(models)))
+        longest = max(map(len, [*report["chance"]["tasks"], *report["missing"]]), default=0)
+        console = Console(width=max(120, longest + 48 + 32 * len(models)))
     table = Table(
-        *("task", *map(terminal_text, models), CHANCE, "templates", "questions"),
+        *(Column("task", overflow="fold"), *map(terminal_text, models), CHANCE, "templates", "questions"),
         title="Accuracy, percent: mean over templates [95% interval over rows] (pooled)",
     )
     for task, counted in report["chance"]["tasks"].items():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
-from crosstask.callbacks.report.classification_report import Classified, classification_report
+from crosstask.callbacks.report.classification_report import Classified, classification_report, print_classification
 from crosstask.commands.classify import classify_tasks
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
@@ -74,6 +74,25 @@ def test_so_many_rows_are_asked_in_all_their_templates() -> None:
     sampled = list(read_questions(Rows(), "choice", None, 0, skipped, rows=2))
     assert [(question.instruction, question.template) for question in sampled] == [("0?", "x"), ("0?", "y")]
     assert skipped == {"duplicate options": 2}  # of row 1
+
+
+def test_names_of_tasks_are_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four of SuperGLUE's tasks differ only at the end of their names."""
+    names = [f"promptsource/super_glue_wsc.fixed_{end}" for end in "ab"]
+    score = {"template_mean": 0.5, "pooled": 0.5, "low": 0.25, "high": 0.75}
+    model = {"tasks": {names[0]: score}, "mean": score, "cuts": {"cut": 0}}
+    report = {
+        "models": dict.fromkeys(("one", "two", "three"), model),
+        "chance": {"tasks": {names[0]: {**score, "templates": 2, "questions": 6}}, "mean": score},
+        "missing": {names[1]: "no file"},
+        "mean_of": "mean of 1 of 2 tasks",
+        "differences": {},
+        "skipped": {},
+    }
+    print_classification(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert [sum(name in line for line in lines) for name in names] == [1, 2]  # missing ones have a reason, too
+    assert sum("50.0 [25.0, 75.0] (50.0)" in line for line in lines) == 2  # no cell is wrapped
 
 
 def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def read_rows(
         name, _, revision = source.partition("@")
         yield from _located(name, _hub_rows(name, config, split, revision or None), label_names)
     else:
-        folder = existing_folder(path.parent, f"{path.name} should be")
+        folder = existing_folder(path.parent, path.name)
         raise MissingFiles(
             f"no {path.name} in {folder}, which holds {some(sorted(file.name for file in folder.iterdir()))}"
         )

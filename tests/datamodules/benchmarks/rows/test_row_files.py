@@ -211,3 +211,8 @@ def test_a_copy_of_a_dataset_of_the_hub_has_its_configurations_and_splits(tmp_pa
         list(read_rows(str(tmp_path), config="easy", split="dev"))
     with pytest.raises(ValueError, match="BuilderConfig 'easie' not found"):
         list(read_rows(str(tmp_path), config="easie"))
+
+
+def test_a_missing_folder_is_named_with_the_file_that_should_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no folder \S+/none, where rows.csv should be; the path exists as far as"):
+        next(read_rows(str(tmp_path / "none/rows.csv")))
