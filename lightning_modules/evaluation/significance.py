@@ -95,11 +95,15 @@ def difference(resampled: NDArray[np.float64]) -> Difference:
 
 
 def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
-    """Return the instances that all runs of a system share, with their mean scores over the runs."""
-    by_key = [{_key(row): row for row in run} for run in runs]
-    shared = [key for key in by_key[0] if all(key in rows for rows in by_key[1:])]
-    weight = 1 / len(by_key)
-    return [_weighted([rows[key] for rows in by_key], [weight] * len(by_key)) for key in shared]
+    """Return the instances of a system's runs, each with its mean scores over the runs that evaluated it.
+
+    Runs of other seeds may hold out other instances; two systems that ran with the same seeds still share all of them.
+    """
+    by_key: dict[tuple[str, str, int, str], list[ScoredInstance]] = {}
+    for run in runs:
+        for row in run:
+            by_key.setdefault(_key(row), []).append(row)
+    return [_weighted(rows, [1 / len(rows)] * len(rows)) for rows in by_key.values()]
 
 
 def paired_differences(base: Sequence[ScoredInstance], other: Sequence[ScoredInstance]) -> list[ScoredInstance]:

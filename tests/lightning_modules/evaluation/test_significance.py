@@ -84,9 +84,16 @@ def test_pairs_are_the_instances_that_both_systems_answered() -> None:
     ]
 
 
-def test_repeated_runs_are_averaged_on_what_they_share() -> None:
-    (row,) = average_runs([instances("t", [0.5, 1.0]), instances("t", [1.0])])
-    assert (row.id, row.score, row.rouge_l) == ("0", 0.75, 0.75)
+def test_an_instance_is_averaged_over_the_runs_that_evaluated_it() -> None:
+    first, second = average_runs([instances("t", [0.5, 1.0]), instances("t", [1.0])])
+    assert (first.id, first.score, first.rouge_l) == ("0", 0.75, 0.75)
+    assert (second.id, second.score) == ("1", 1.0)
+
+
+def test_systems_whose_seeds_hold_out_other_instances_are_compared_on_all_of_them() -> None:
+    base, other = ([instances("t", scores)[:1], instances("t", scores)[1:]] for scores in ([0.0, 0.5], [1.0, 0.75]))
+    pairs = paired_differences(average_runs(base), average_runs(other))
+    assert [(row.id, row.score) for row in pairs] == [("0", 1.0), ("1", 0.25)]
 
 
 def test_an_instance_that_stands_twice_is_rejected() -> None:
