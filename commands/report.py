@@ -17,6 +17,7 @@ from typing import Literal
 from ..callbacks.report.comparison import SystemsReport
 from ..callbacks.report.page import render_page
 from ..callbacks.report.page_figures import report_figures
+from ..callbacks.report.published_scores import PublishedComparison
 from ..callbacks.report.systems import parse_systems, read_system, systems_report
 from ..callbacks.report.text import render_systems_markdown
 from ..datamodules.atomic_files import write_whole
@@ -58,13 +59,16 @@ def write_report(
     print(target / "report.html")
 
 
-def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:
+def write_report_files(
+    report: SystemsReport, folder: Path, title: str, published: PublishedComparison | None = None
+) -> None:
     """Write a report as report.html, report.md and report.json, and its figures as PDF and PNG in ``figures/``.
 
     Args:
         report: The report.
         folder: Folder of the files.
         title: Heading of the page.
+        published: Scores of a paper, which the page shows beside those of the systems; None for none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = report_figures(report)
@@ -72,6 +76,6 @@ def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:
         folder / "report.json", json.dumps(asdict(report), indent=1) + "\n"
     )  # first: it marks the others as ours
     write_whole(folder / "report.md", render_systems_markdown(report, title))
-    write_whole(folder / "report.html", render_page(report, title, figures))
+    write_whole(folder / "report.html", render_page(report, title, figures, published))
     for figure in figures:
         figure.write(folder / "figures", ("pdf", "png"))

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..callbacks.report.published_scores import compare_with_published, published_lines
+from ..callbacks.report.comparison import SystemsReport
+from ..callbacks.report.published_scores import PublishedComparison, compare_with_published, published_lines
 from ..callbacks.report.systems import read_system, systems_report
 from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import expanded, some
@@ -103,13 +104,19 @@ def _report(sweep: Sweep, runs: Sequence[SweepRun], home: Path) -> None:
     folders = {arm: [Path(os.path.relpath(each.folder)) for each in of_arm] for arm, of_arm in finished.items()}
     systems = [read_system(arm, of_arm, sweep.stage) for arm, of_arm in folders.items()]
     report = systems_report(systems, stage=sweep.stage, by=sweep.by)
-    write_report_files(report, home, sweep.title)
+    published = _published(sweep, report)
+    write_report_files(report, home, sweep.title, published)
     if left := [arm for arm in by_arm if arm not in finished]:
         print(f"not in the report, since they are not evaluated: {some(left)}")
-    if sweep.published is not None:
-        compared = compare_with_published(sweep.published, report.systems)
-        lines = [f"# {sweep.title}", "", *published_lines(sweep.published, compared)]
+    if published is not None:
+        lines = [f"# {sweep.title}", "", *published_lines(published)]
         write_whole(home / "published.md", "\n".join(lines) + "\n")
-        write_whole(home / "published.json", json.dumps([asdict(score) for score in compared], indent=1) + "\n")
+        write_whole(home / "published.json", json.dumps([asdict(score) for score in published.scores], indent=1) + "\n")
         print(home / "published.md")
     print(home / "report.html")
+
+
+def _published(sweep: Sweep, report: SystemsReport) -> PublishedComparison | None:
+    if sweep.published is None:
+        return None
+    return PublishedComparison(sweep.published.source, compare_with_published(sweep.published, report.systems))

@@ -25,10 +25,12 @@ from .page_tables import (
     difference_table,
     level_means_text,
     pooled_table,
+    published_table,
     shots_table,
     summary_table,
     task_table,
 )
+from .published_scores import PublishedComparison
 from .score_limits import limits_text
 from .text import cell_name, level_name, metric_name, overall_means, plural, shared_instances_text, unscored_text
 
@@ -42,13 +44,19 @@ LEVEL_MEANING = {
 }
 
 
-def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigure] | None = None) -> str:
+def render_page(
+    report: SystemsReport,
+    title: str,
+    figures: Sequence[ReportFigure] | None = None,
+    published: PublishedComparison | None = None,
+) -> str:
     """Return the page as HTML.
 
     Args:
         report: Scores, comparisons and qualitative examples.
         title: Heading of the page.
         figures: Figures of the report; None to draw them.
+        published: Scores of a paper beside those of the systems; None for none.
 
     Raises:
         ValueError: There are more systems than a figure shows.
@@ -61,20 +69,22 @@ def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigur
         .render(
             title=title,
             report=report,
-            sections=_sections(report, bool(analyses)),
+            sections=_sections(report, bool(analyses), published is not None),
             figures={figure.name: {"caption": figure.caption, "svg": Markup(figure.svg())} for figure in drawn},
             figure_titles={figure.name: figure.title for figure in drawn},
             analyses=analyses,
+            published=published and {"note": published.note, "table": published_table(published)},
             **_texts(report),
             **_tables(report),
         )
     )
 
 
-def _sections(report: SystemsReport, has_instructions: bool) -> dict[str, str]:
+def _sections(report: SystemsReport, has_instructions: bool, has_published: bool) -> dict[str, str]:
     """Headings of the sections that have content, by the name of their template."""
     sections = {
         "summary": ("Summary", True),
+        "published": ("Published scores", has_published),
         "coverage": ("Coverage", any(system.report.coverage for system in report.systems)),
         "levels": ("Levels and categories", True),
         "shots": ("Shots", bool(shot_counts(report))),

@@ -7,6 +7,7 @@ from ...lightning_modules.evaluation.significance import Estimate
 from .comparison import Comparison, SystemsReport
 from .coverage_text import COLUMN_HEADER, TASK_HEADER, coverage_rows, task_rows
 from .page_figures import cells_of_kind, estimates_in, estimates_of
+from .published_scores import HEADER, PublishedComparison, column_name, percentage, signed
 from .score_limits import limits_of
 from .scores import Group
 from .text import cell_name, interval_text, level_name, metric_name, overall_means, plural
@@ -45,6 +46,23 @@ def summary_table(report: SystemsReport) -> PageTable:
             label = f"{name}, all instances" + (f", {plural(count, 'shot')}" if len(shots) > 1 else "")
             rows.append([label, *(of_system.get(count, {}).get(metric) for of_system in pooled)])
     return PageTable("Summary", ["", *(_with_runs(system.name, system.runs) for system in report.systems)], rows)
+
+
+def published_table(comparison: PublishedComparison) -> PageTable:
+    """Return a row for each published score, with ours and the changes from the first arm."""
+    rows: list[list[TableCell]] = [
+        [
+            column_name(score),
+            str(score.shots),
+            score.arm,
+            percentage(score.published),
+            score.ours or "not evaluated",
+            signed(score.published_change),
+            signed(score.change),
+        ]
+        for score in comparison.scores
+    ]
+    return PageTable("Published scores", list(HEADER), rows, text=(0, 2))
 
 
 def _with_runs(name: str, runs: list[str]) -> str:

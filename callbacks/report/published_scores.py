@@ -52,6 +52,28 @@ class ComparedScore:
     published_change: float | None
 
 
+@dataclass(frozen=True)
+class PublishedComparison:
+    """Published scores beside ours.
+
+    Args:
+        source: Name of the paper and number of the table.
+        scores: Every compared cell of the table.
+    """
+
+    source: str
+    scores: Sequence[ComparedScore]
+
+    @property
+    def note(self) -> str:
+        """Sentences that explain the columns ``HEADER``."""
+        return f"Published scores are those of {self.source}, in percent. Changes are from the first arm, in points."
+
+
+HEADER = ("column", "shots", "arm", "published", "ours", "published change", "our change")
+"""Columns of the table of a comparison."""
+
+
 def compare_with_published(table: PublishedTable, systems: Sequence[System]) -> list[ComparedScore]:
     """Return every cell of the table for the arms that were run; changes are from the first system."""
     ours = {system.name: _estimates(system) for system in systems}
@@ -80,24 +102,41 @@ def _estimates(system: System) -> dict[Cell, Estimate]:
     return {mean.cell: mean.estimate for mean in means}
 
 
-def published_lines(table: PublishedTable, compared: Sequence[ComparedScore]) -> list[str]:
+def published_lines(comparison: PublishedComparison) -> list[str]:
     """Return the comparison as lines of Markdown."""
-    head = ["column", "shots", "arm", "published", "ours", "published change", "our change"]
     rows = [
         [
-            escape_markdown(f"{score.column} ({level_name(score.level)})" if score.level else score.column),
+            escape_markdown(column_name(score)),
             str(score.shots),
             escape_markdown(score.arm),
-            "" if score.published is None else f"{score.published:.1f}",
+            percentage(score.published),
             "not evaluated" if score.ours is None else percent(score.ours),
-            _signed(score.published_change),
-            _signed(score.change),
+            signed(score.published_change),
+            signed(score.change),
         ]
-        for score in compared
+        for score in comparison.scores
     ]
-    first = f"Published scores are those of {table.source}, in percent. Changes are from the first arm, in points."
-    return [first, "", *markdown_table(head, rows)]
+    return [comparison.note, "", *markdown_table(list(HEADER), rows)]
 
 
-def _signed(number: float | None) -> str:
+def column_name(score: ComparedScore) -> str:
+    """Return the name of a score's column, with its level."""
+    return f"{score.column} ({level_name(score.level)})" if score.level else score.column
+
+
+def percentage(number: float | None) -> str:
+    """Return a percentage as text; empty for None.
+
+    >>> percentage(12.5), percentage(None)
+    ('12.5', '')
+    """
+    return "" if number is None else f"{number:.1f}"
+
+
+def signed(number: float | None) -> str:
+    """Return a change with its sign; empty for None.
+
+    >>> signed(1.25), signed(-3.0), signed(None)
+    ('+1.2', '-3.0', '')
+    """
     return "" if number is None else f"{number:+.1f}"

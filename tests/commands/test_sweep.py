@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,11 @@ def test_arms_are_trained_once_and_reported_beside_the_published_scores(
     report = json.loads((home / "report.json").read_text())
     assert [system["name"] for system in report["systems"]] == ["cap/8", "no cap"]
     assert report["comparisons"][0]["shared"] > 0
-    assert "Caps in small" in (home / "report.html").read_text()
+    page = (home / "report.html").read_text()
+    assert "Caps in small" in page
+    assert "Published scores are those of a table, in percent." in page
+    section = page.partition('id="published"')[2].partition("</section>")[0]
+    assert re.search(r"cap/8</td><td>12\.5</td><td><b>", section)  # ours stands beside it
     rows = {row["arm"]: row for row in json.loads((home / "published.json").read_text())}
     assert (rows["cap/8"]["published"], rows["no cap"]["published_change"]) == (12.5, -2.5)
     assert rows["no cap"]["change"] == pytest.approx(
