@@ -18,7 +18,7 @@ from .bilevel.exemplars import ExemplarPools
 from .bilevel.few_shot_levels import LevelShots
 from .bilevel.level_instances import read_instances
 from .bilevel.level_rows import TextSettings
-from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit, divided_levels
+from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit, described_split, divided_levels
 from .bilevel.presets import Preset, choices
 from .evaluation.evaluation_settings import Evaluation
 from .evaluation.loaders import EvaluationLoaders, longest_source
@@ -121,7 +121,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         of_levels = {name: chosen[name] for name in ("outer_rows", "keep_end", "curvature_batch")}
         of_levels |= {"reserve": self.reserve, "inner_prompt": repr(self.levels.inner_prompt or self.prompt)}
         return super().stream_settings() | flat_settings(
-            split=repr(self.split).partition(" at 0x")[0],
+            split=described_split(self.split),
             preset=self.preset,
             levels=asdict(self.levels) | of_levels,
             instructions=asdict(self.instructions) | {"exclude_self": self.choices.exclude_self},

@@ -7,6 +7,7 @@ A split is a frozen dataclass that is called with the training tasks; equal sett
 """
 
 import random
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -45,6 +46,19 @@ class MetaSplit(ABC):
         Raises:
             ValueError: A level has no tasks, or the settings do not fit these tasks.
         """
+
+
+def described_split(split: MetaSplit | None) -> str:
+    """Return a split with its settings, equal for equal ones: a class that is no dataclass has its attributes.
+
+    >>> described_split(CategorySplit(outer=3))
+    'CategorySplit(outer=3, seed=0)'
+    """
+    text = repr(split)
+    if " at 0x" in text:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(split).items())
+        text = re.sub(r" at 0x[0-9a-f]+", "", f"{type(split).__name__}({settings})")
+    return text
 
 
 def divided_levels(split: MetaSplit, tasks: Sequence[Task]) -> InnerOuter:

@@ -14,6 +14,7 @@ from crosstask.datamodules.bilevel.meta_split import (
     FileSplit,
     InnerOuter,
     MetaSplit,
+    described_split,
     divided_levels,
     k_means,
     tf_idf,
@@ -95,6 +96,12 @@ def test_a_split_of_ones_own_that_is_none_is_rejected(inner: list[str], outer: l
     assert divided_levels(OwnSplit(["copy cats"], ["sort dogs"]), TASKS).inner == [
         "copy cats"
     ]  # the others are in none
+
+
+def test_a_split_that_is_no_dataclass_is_described_by_its_settings() -> None:
+    described = described_split(OwnSplit(["a"], ["b"]))
+    assert described == described_split(OwnSplit(["a"], ["b"])) == "OwnSplit(levels=(['a'], ['b']))"
+    assert described_split(None) == "None"
 
 
 def test_a_list_of_outer_tasks(tmp_path: Path) -> None:
