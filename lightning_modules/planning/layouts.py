@@ -41,6 +41,7 @@ def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool, m
             compute_dtype=dtype,
             offload=settings.get("offload", False),
             reduce_once=settings.get("reduce_once", False),
+            sequence_parallel=settings.get("sequence_parallel", False),
         )
         require_divisible(layout)
         return layout

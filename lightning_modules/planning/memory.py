@@ -53,6 +53,7 @@ class Layout(NamedTuple):
         offload: Whether optimizer states are in the host's memory, and with them the shards of sharded, or the
             gradients of zero_2 and zero_3.
         reduce_once: Whether sharded reduces gradients at the last accumulated batch of a step only.
+        sequence_parallel: Whether sharded divides the columns of rows between matrices over `tensor_parallel`, too.
         offload_weights: Whether the weights of zero_3 are in the host's memory, too.
         foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them. It is
             torch's default on CUDA, unless the optimizer is fused.
@@ -68,6 +69,7 @@ class Layout(NamedTuple):
     compute_dtype: torch.dtype | None = None
     offload: bool = False
     reduce_once: bool = False
+    sequence_parallel: bool = False
     offload_weights: bool = False
     foreach: bool = False
     master_weights: bool = False
@@ -194,7 +196,8 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
         with torch.device("meta"):
             model = _converted(build(None), layout).train()
         whole_blocks = blocks(model)  # FSDP2 replaces their classes
-        shard(model, Sharding(data, mesh["tensor"], torch.device("cpu"), layout.compute_dtype))
+        device, sequence = torch.device("cpu"), layout.sequence_parallel
+        shard(model, Sharding(data, mesh["tensor"], device, layout.compute_dtype, sequence=sequence))
         finish(model)
         held = sum(_local(parameter) * parameter.dtype.itemsize for parameter in model.parameters())
         here = 0 if layout.offload else held

@@ -42,6 +42,7 @@ class Sharding(NamedTuple):
         device: Device of the shards.
         compute_dtype: Type in which blocks are gathered and computed; None for that of the parameters.
         offload: Whether shards and optimizer states are kept in the host's memory.
+        sequence: Whether `tensor` also divides the columns of rows between matrices (sequence parallelism).
     """
 
     data: DeviceMesh
@@ -49,6 +50,7 @@ class Sharding(NamedTuple):
     device: torch.device
     compute_dtype: torch.dtype | None = None
     offload: bool = False
+    sequence: bool = False
 
 
 def build_sharded(
@@ -94,7 +96,7 @@ def build_sharded(
 def shard(model: PreTrainedModel, how: Sharding) -> None:
     """Shard a model in place: its matrices over `how.tensor`, then every block over `how.data`."""
     if how.tensor.size() > 1:
-        parallelize(model, how.tensor)
+        parallelize(model, how.tensor, blocks(model) if how.sequence else ())
     policy = MixedPrecisionPolicy(param_dtype=how.compute_dtype, reduce_dtype=torch.float32)
     if how.compute_dtype is None:
         policy = MixedPrecisionPolicy()

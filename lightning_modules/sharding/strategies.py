@@ -39,6 +39,8 @@ class ShardedStrategy(ModelParallelStrategy):
     Args:
         tensor_parallel_size: Number of processes that divide the matrices of one replica; they should be on one node. 1
             for no tensor parallelism.
+        sequence_parallel: Divide residual stream and norms over the processes of a replica, too, by the columns of
+            rows. Their number must be a multiple of `tensor_parallel_size` in training.
         copies: Number of groups of processes that each hold the whole model in shards (hybrid sharding). 1 shards it
             over all data-parallel processes. The number of nodes keeps gathering within nodes.
         compute_dtype: Type in which blocks are gathered and computed: float32, bfloat16 or float16. Weights and
@@ -60,6 +62,7 @@ class ShardedStrategy(ModelParallelStrategy):
         compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         offload: bool = False,
         reduce_once: bool = False,
+        sequence_parallel: bool = False,
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
@@ -75,8 +78,10 @@ class ShardedStrategy(ModelParallelStrategy):
             raise ValueError(
                 f"tensor_parallel_size and copies must be at least 1, got {tensor_parallel_size} and {copies}"
             )
+        if sequence_parallel and tensor_parallel_size == 1:
+            raise ValueError("sequence_parallel divides rows over a tensor-parallel group: set tensor_parallel_size")
         self.tensor_parallel, self.copies, self.offload = tensor_parallel_size, copies, offload
-        self.reduce_once = reduce_once
+        self.reduce_once, self.sequence_parallel = reduce_once, sequence_parallel
         self.compute_dtype = getattr(torch, compute_dtype) if compute_dtype else None
 
     def setup_environment(self) -> None:
@@ -96,7 +101,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def sharding(self) -> Sharding:
         """Return how a module must shard its model."""
         data = self._hybrid_mesh["copies", "shards"] if self.copies > 1 else self._hybrid_mesh["shards"]
-        return Sharding(data, self._hybrid_mesh["tensor_parallel"], self.root_device, self.compute_dtype, self.offload)
+        tensor, device = self._hybrid_mesh["tensor_parallel"], self.root_device
+        return Sharding(data, tensor, device, self.compute_dtype, self.offload, self.sequence_parallel)
 
     def model_to_device(self) -> None:
         if not self.offload:

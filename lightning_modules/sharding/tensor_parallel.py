@@ -8,7 +8,7 @@ parameters then share one mesh, so that clipping and fused optimizers treat them
 # B rows, L columns, H heads
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from .sequence_parallel import SequenceShards, stacks
 
 _OPT = {
     "layers.*.self_attn.q_proj": "colwise",
@@ -148,14 +150,21 @@ def require_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
             )
 
 
-def parallelize(model: PreTrainedModel, mesh: DeviceMesh) -> None:
+def parallelize(model: PreTrainedModel, mesh: DeviceMesh, divided: Sequence[nn.Module] = ()) -> None:
     """Divide a model in place over a one-dimensional mesh; tied tables stay tied.
 
     Every process must hold the same values, or none (the meta device): nothing is sent.
+
+    Args:
+        model: The whole model.
+        mesh: Processes of one replica.
+        divided: All blocks, to divide their residual stream by columns, too (sequence parallelism); none to keep it
+            whole.
     """
     require_tensor_parallel(model.config, mesh.size())
     plan = tensor_parallel_plan(model)
     tied = _tied(model)
+    shards = [SequenceShards(model, mesh, stack, plan) for stack in stacks(model, divided)]
     for name, module in list(model.named_modules()):
         if next(module.parameters(recurse=False), None) is None:
             continue
@@ -165,6 +174,8 @@ def parallelize(model: PreTrainedModel, mesh: DeviceMesh) -> None:
                 "a tensor-parallel group; set tensor_parallel_size to 1"
             )
         style = STYLES[plan[name]]() if name in plan else Replicated()
+        for each in shards:
+            style = each.prepared(name, module, style)
         parallelize_module(module, mesh, style, src_data_rank=None)
     for first, *others in tied:
         for module, name in others:

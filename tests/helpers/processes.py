@@ -15,6 +15,11 @@ STRATEGIES: dict[str, list[str]] = {
         "--trainer.strategy.class_path=ShardedStrategy",
         "--trainer.strategy.init_args.tensor_parallel_size=2",
     ],
+    "sequence": [
+        "--trainer.strategy.class_path=ShardedStrategy",
+        "--trainer.strategy.init_args.tensor_parallel_size=2",
+        "--trainer.strategy.init_args.sequence_parallel=true",
+    ],
     "fsdp": ["--trainer.strategy.class_path=cpu_fsdp.CPUFSDPStrategy"],
     **{
         f"zero{stage}": [

@@ -8,7 +8,15 @@ from planned_models import BLOCKS, PARAMETERS, SHAPE, VOCABULARY, WIDTH, build, 
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
-from crosstask.lightning_modules.planning.memory import Kind, Layout, Precision, head_memory, step_memory, step_phases
+from crosstask.lightning_modules.planning.memory import (
+    Finish,
+    Kind,
+    Layout,
+    Precision,
+    head_memory,
+    step_memory,
+    step_phases,
+)
 from crosstask.lightning_modules.planning.phases import Phase
 from crosstask.lightning_modules.planning.resource_plan import cast_bytes
 
@@ -85,6 +93,28 @@ def test_tensor_parallelism_divides_blocks_activations() -> None:
     shards, halves = (memory(Layout("sharded", 4, tensor_parallel=size), shape) for size in (1, 2))
     assert halves.weights == pytest.approx(shards.weights, rel=0.03)  # biases and norms are whole on both
     assert halves.activations < 0.8 * shards.activations
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_sequence_parallelism_divides_what_blocks_keep_between_matrices(size: int) -> None:
+    """In hidden states of all rows, a block keeps six between its matrices and eight within attention and feed-forward.
+
+    Those between are the inputs of two norms, of attention and of feed-forward, which are whole either way, and two of
+    dropout; recomputed, a block keeps its input alone.
+    """
+    shape = SHAPE._replace(rows=16)
+
+    def kept(sequence: bool, finish: Finish) -> float:
+        layout = Layout("sharded", size, tensor_parallel=size, sequence_parallel=sequence)
+        held = [
+            step_phases(partial(build, opt(blocks)), finish, layout, shape)[Phase("forward", -1)].activations
+            for blocks in (2, 3)
+        ]
+        return (held[1] - held[0]) / (4 * shape.rows * shape.columns * WIDTH)
+
+    assert kept(False, lambda model: None) == pytest.approx(6 + 8 / size, abs=0.2)
+    assert kept(True, lambda model: None) == pytest.approx(2 + 4 / size + 8 / size, abs=0.2)
+    assert [kept(sequence, recompute) for sequence in (False, True)] == pytest.approx([1, 1 / size])
 
 
 def test_activations_grow_with_rows_and_shrink_when_recomputed() -> None:

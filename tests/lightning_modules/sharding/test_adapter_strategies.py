@@ -18,7 +18,7 @@ from crosstask.lightning_modules.sharding.checkpoint_weights import checkpoint_w
 
 pytestmark = pytest.mark.distributed
 
-ADAPTED = {"lora": ["fsdp2", "tensor", "zero2", "zero3"], "dora": ["fsdp2"]}
+ADAPTED = {"lora": ["fsdp2", "tensor", "sequence", "zero2", "zero3"], "dora": ["fsdp2"]}
 """Strategies by kind of adapter; one device and DDP hold whole weights, as test_adapters.py trains them."""
 
 RESUMED = {"fsdp2": "fsdp2", "tensor": "one", "one": "fsdp2", "zero2": "zero2"}

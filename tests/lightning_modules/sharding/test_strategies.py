@@ -118,7 +118,7 @@ OTHERS = {
 }
 """Models of the same sizes with other weights, and what is said of a checkpoint of the first model."""
 
-PLAIN = ["ddp", "fsdp2", "tensor", "zero3", "fsdp"]
+PLAIN = ["ddp", "fsdp2", "tensor", "sequence", "zero3", "fsdp"]
 
 
 def other_model(adam: Path, folder: Path, name: str) -> list[str]:
@@ -143,6 +143,10 @@ def refusals(recipe: Path, adam: Path, folder: Path) -> list[dict[str, Any]]:
             "skipped": "DeepSpeed is only supported on CUDA devices",
         },
         {"words": fit(recipe, "no", *TWO, *tensor, f"{size}=3"), "skipped": "cannot be divided into"},
+        {
+            "words": fit(recipe, "no", *TWO, *STRATEGIES["sequence"], "--data.init_args.rows.length=127"),
+            "skipped": "sequence_parallel cannot divide rows of 127 columns over 2 processes",
+        },
         {
             "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows.per_step=3"),
             "skipped": "choose a multiple of 2",

@@ -134,10 +134,10 @@ def runs(recipes: dict[str, Path], scorer: Path, bilevel: Path, adam: Path, fold
 
 
 CELLS = {
-    "t5": ["ddp", "fsdp", "fsdp2", "tensor", "zero1", "zero2", "zero3"],
+    "t5": ["ddp", "fsdp", "fsdp2", "tensor", "sequence", "zero1", "zero2", "zero3"],
     "opt": ["ddp", "zero1", "zero2", "zero3", "fsdp2_offload", "zero2_offload", "zero3_offload"],
-    "llama": ["fsdp2", "tensor"],
-    "gpt_neox": ["fsdp2", "tensor"],
+    "llama": ["fsdp2", "tensor", "sequence"],
+    "gpt_neox": ["fsdp2", "tensor", "sequence"],
     "scorer": ["ddp", "fsdp", "fsdp2", "zero1", "zero2", "zero3"],
 }
 """Strategies by what is trained; OPT's others are in test_strategies.py."""
@@ -147,13 +147,13 @@ EXPORTED = [("llama", "fsdp2"), ("llama", "tensor"), ("t5", "zero3"), ("opt", "z
 
 CHECKPOINT = "--ckpt_path={folder}/opt_{name}/step=4.ckpt"
 ANSWERED = {
-    **{name: CHECKPOINT.replace("{name}", "one") for name in ("one", "ddp", "fsdp2", "tensor")},
+    **{name: CHECKPOINT.replace("{name}", "one") for name in ("one", "ddp", "fsdp2", "tensor", "sequence")},
     "zero2": CHECKPOINT.replace("{name}", "zero2"),
     "zero3": "--model.init_args.pretrained={folder}/exported/opt_zero3",
 }
 """Under which strategies a trained OPT is tested, and where each takes it from."""
 
-RANKED = {"opt": ["ddp", "fsdp2", "tensor"], "t5": ["ddp", "fsdp2", "tensor"]}
+RANKED = {"opt": ["ddp", "fsdp2", "tensor", "sequence"], "t5": ["ddp", "fsdp2", "tensor", "sequence"]}
 """Where some prompts are answered and the options of others ranked, by models that are not trained."""
 
 ASYNCHRONOUS = "--trainer.plugins=lightning.pytorch.plugins.io.AsyncCheckpointIO"
