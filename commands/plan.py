@@ -84,9 +84,9 @@ def print_plan(plan: "ResourcePlan") -> None:
         table.add_row(name, *(f"{getattr(memory, name) / GIB:.2f}" for memory in plan.memories.values()))
     table.add_row("total", *(f"{memory.total / GIB:.2f}" for memory in plan.memories.values()))
     rich_print(table)
+    divided = "tensor and sequence parallel" if layout.sequence_parallel else "tensor parallel"
     parallel = (
-        f"{layout.kind}, {counted(layout.replicas, 'replica')} x {layout.tensor_parallel} tensor parallel, "
-        f"{layout.precision}"
+        f"{layout.kind}, {counted(layout.replicas, 'replica')} x {layout.tensor_parallel} {divided}, {layout.precision}"
     )
     print(f"model: {short_number(plan.parameters)} parameters; layout: {parallel}")
     read = f"{counted(shape.rows, 'row')} of {shape.columns:,} tokens"

@@ -16,6 +16,8 @@ def fsdp(sharding: str, **settings: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": {"sharding_strategy": sharding, **settings}}
 
 
+SEQUENCE = {"tensor_parallel_size": 2, "sequence_parallel": True}
+
 BASE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None, "accelerator": "cpu"}
 
 
@@ -38,6 +40,10 @@ BASE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None, "ac
         ({"devices": 8, "num_nodes": 4, "strategy": fsdp("HYBRID_SHARD")}, Layout("sharded", 32, copies=4)),
         ({"devices": 8, "strategy": fsdp("HYBRID_SHARD", device_mesh=[4, 2])}, Layout("sharded", 8, copies=4)),
         ({"devices": 8, "strategy": fsdp("FULL_SHARD", cpu_offload=True)}, Layout("sharded", 8, offload=True)),
+        (
+            {"devices": 8, "strategy": {"class_path": "ShardedStrategy", "init_args": SEQUENCE}},
+            Layout("sharded", 8, tensor_parallel=2, sequence_parallel=True),
+        ),
         ({"precision": 16}, Layout(precision="16-mixed")),
         ({"precision": "64"}, Layout(precision="64-true")),
     ],
