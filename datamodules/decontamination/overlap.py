@@ -13,6 +13,7 @@ examples are counted, since they cannot be compared.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -231,7 +232,7 @@ def overlaps(
         processes: Number of processes that read and hash.
 
     Raises:
-        ValueError: `processes` is below 1.
+        ValueError: `processes` is below 1, or a process died.
     """
     if processes < 1:
         raise ValueError(f"processes must be 1 or more, got {processes}")
@@ -242,7 +243,13 @@ def overlaps(
         index.save(Path(folder))
         context = get_context("spawn")
         with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(Path(folder), read)) as pool:
-            yield from pool.map(_overlap_of, tasks)
+            try:
+                yield from pool.map(_overlap_of, tasks)
+            except BrokenProcessPool as error:
+                raise ValueError(
+                    "a process that compared tasks died, perhaps because memory ran out: run it again, with fewer "
+                    "processes"
+                ) from error
 
 
 _worker: list[tuple[EvaluationIndex, Callable[[str], Iterable[Document]]]] = []  # the arguments of a worker process

@@ -1,8 +1,10 @@
 """Shared n-grams between training and evaluation tasks: planted ones are found, and nothing but them."""
 
 import json
+import os
 import random
 import re
+import signal
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -157,6 +159,18 @@ def test_two_processes_find_what_one_finds() -> None:
         assert (one.task, one.examples, one.evidence) == (other.task, other.examples, other.evidence)
         np.testing.assert_array_equal(one.hits, other.hits)
     assert all(found.hits.size for found in alone)
+
+
+def die(name: str) -> list[Document]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def test_a_process_that_dies_is_reported_in_a_sentence() -> None:
+    """The system kills the largest process when memory runs out."""
+    index = index_evaluation({"e": documents(random.Random(8), 2, 30)})
+    with pytest.raises(ValueError, match="a process that compared tasks died, perhaps because memory ran out"):
+        list(overlaps(index, ["one", "two"], die, processes=2))
 
 
 def test_pairs_above_one_percent_are_reported_with_their_words() -> None:
