@@ -230,7 +230,7 @@ def require_undamaged_on_all(path: Path, strategy: Strategy) -> None:
     Raises:
         ValueError: On every process; the one that has found the damage names the file.
     """
-    problem = damage(path, strategy.global_rank, getattr(strategy, "world_size", 1))
+    problem = damage(path, getattr(strategy, "global_rank", 0), getattr(strategy, "world_size", 1))
     if not strategy.reduce_boolean_decision(problem is None):
         raise ValueError(problem or f"{path} is damaged, as another process reports: take the checkpoint before it")
 
