@@ -83,12 +83,14 @@ class TrainingTasks:
         """Return the training tasks that have documents, or are not prepared yet. The others are reported.
 
         Raises:
-            ValueError: All instances of a task are held out, or no task has documents.
+            ValueError: All instances of a task are held out, or no task has documents; names the reasons.
         """
         folders = {name: self.folder(name) for name in self.names["train"]}
         meta = {name: read_sealed(folder) for name, folder in folders.items() if folder.is_dir()}
         empty = [name for name, of in meta.items() if not of["tokens"]]
-        if empty and (len(empty) == len(folders) or not all(meta[name]["skipped"] for name in empty)):
+        reasons = Counter(reason for name in empty for reason in meta[name]["skipped"])
+        why = f"{some(empty)} ({', '.join(reason for reason, _ in reasons.most_common())})"
+        if empty and not all(meta[name]["skipped"] for name in empty):
             counts = self.preparation.instances.held_out(empty[0], **self._held_out(empty[0]))
             raise ValueError(
                 f"{counted(len(empty), 'training task')} without instances beside {counts['test']} for test and "
@@ -96,17 +98,15 @@ class TrainingTasks:
                 "or test_of and validation_of for a collection; test_examples of adapt and samples), or take them off "
                 "the training list"
             )
+        if empty and len(empty) == len(folders):
+            raise ValueError(f"no training task has an example that could train: {why}")
         if reduced := {name: of["reduced"] for name, of in meta.items() if of["reduced"]}:
             self._report(
                 f"{counted(len(reduced), 'small training task')} with fewer held-out instances than {OPTION} sets "
                 f"(held_out_share): {some([f'{name} ({of})' for name, of in reduced.items()])}"
             )
         if empty:
-            reasons = Counter(reason for name in empty for reason in meta[name]["skipped"])
-            self._report(
-                f"{counted(len(empty), 'training task')} without an example that could train: {some(empty)} "
-                f"({', '.join(reason for reason, _ in reasons.most_common())})"
-            )
+            self._report(f"{counted(len(empty), 'training task')} without an example that could train: {why}")
         return [name for name in folders if name not in set(empty)]
 
     def _report(self, line: str) -> None:

@@ -104,3 +104,11 @@ def test_counts_that_no_task_can_have_are_rejected(mine: FileTasks, make_datamod
     data.prepare_data()
     with pytest.raises(ValueError, match=r"hold out fewer \(data.init_args.instances.test and .validation"):
         data.setup("fit")
+
+
+def test_a_file_without_a_usable_example_names_the_reason(tmp_path: Path, make_datamodule: Make) -> None:
+    (tmp_path / "blank.jsonl").write_text('{"input": "a", "output": ""}\n' * 3)
+    blank = make_datamodule(benchmark=str(tmp_path / "blank.jsonl"), instances=DEFAULTS)
+    blank.prepare_data()
+    with pytest.raises(ValueError, match=r"no training task has an example that could train: blank \(\w.+\)$"):
+        blank.setup("fit")
