@@ -80,7 +80,7 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
 
     Raises:
         ValueError: Neither transformers nor this file has a plan for the architecture, or the plan uses an unknown
-            style.
+            style, or the model normalizes queries or keys.
     """
     patterns = _patterns(model)
     plan: dict[str, str] = {}
@@ -93,6 +93,12 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
             f"transformers' tensor-parallel plan of {model.config.model_type} uses the styles {unknown}, known are "
             f"{sorted(STYLES)}: set tensor_parallel_size to 1"
         )
+    norm = next((name for name, module in model.named_modules() if _divided_norm(name, module)), None)
+    if norm is not None:
+        raise ValueError(
+            f"{norm} normalizes queries or keys, whose heads are divided, and its gradient would miss those of other "
+            "processes: set tensor_parallel_size to 1"
+        )
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and (module is table or module.weight is table.weight):
@@ -100,6 +106,12 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
         elif module is head:
             plan[name] = "head"
     return plan
+
+
+def _divided_norm(name: str, module: nn.Module) -> bool:
+    """Return whether a module with parameters normalizes queries or keys (Phi, Cohere)."""
+    named = re.search(r"\.(q|k|qk)_(layer)?norm$", name)
+    return named is not None and next(module.parameters(recurse=False), None) is not None
 
 
 def _style(patterns: dict[str, str], name: str) -> str | None:

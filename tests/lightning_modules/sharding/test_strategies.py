@@ -24,7 +24,7 @@ from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.instructions.fit_checks import reject_strategy
 from crosstask.lightning_modules.sharding.checkpoint_replacement import partial_path, whole_path
 from crosstask.lightning_modules.sharding.checkpoints import require_whole_checkpoint
-from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
+from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel, tensor_parallel_plan
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +331,20 @@ def test_heads_and_widths_that_cannot_be_cut_are_rejected() -> None:
     config.intermediate_size = 65
     with pytest.raises(ValueError, match="does not divide the 65 columns"):
         require_tensor_parallel(config, 2)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_norms_of_divided_heads_are_rejected(normalized: bool) -> None:
+    """Each process would have the gradient of its own heads, and the copies of the norm would differ."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = AutoConfig.for_model("phi", vocab_size=50, qk_layernorm=normalized, **sizes)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    if normalized:
+        with pytest.raises(ValueError, match=r"q_layernorm normalizes queries or keys, whose heads are divided"):
+            tensor_parallel_plan(model)
+    else:
+        assert tensor_parallel_plan(model)["model.layers.0.self_attn.q_proj"] == "colwise"
 
 
 def test_an_fp16_overflow_skips_the_step_and_its_schedule_alike(adam: Path, folder: Path) -> None:
