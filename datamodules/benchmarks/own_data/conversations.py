@@ -31,8 +31,8 @@ TOOL_ROLES = frozenset(["tool", "function", "function_call", "function_response"
 TOOL_KEYS = ("tool_calls", "function_call")
 """Keys of a message that calls tools."""
 
-WEIGHT = "weight"
-"""Key with which OpenAI's files mark answers: with weight 0, an answer is read and not trained."""
+TRAINED_KEYS = ("weight", "train")
+"""Keys with which OpenAI's and Axolotl's files mark answers: 0 or false for one that is read and not trained."""
 
 MESSAGE_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 """Keys of role and text in a message, by the form of the file."""
@@ -105,11 +105,13 @@ def turns_of(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str,
         roles: Role by its name in the file.
 
     Raises:
-        ValueError: A role is unknown, or a message has no text.
+        ValueError: A role is unknown, a message has no text, or a turn that is not an answer should be trained.
     """
-    return tuple(
-        Turn(_role(message, keys[0], roles), _content(message, keys[1]), _trained(message)) for message in messages
-    )
+    turns = []
+    for message in messages:
+        role = _role(message, keys[0], roles)
+        turns.append(Turn(role, _content(message, keys[1]), _trained(message, role)))
+    return tuple(turns)
 
 
 def conversation(task: str, index: int, turns: Sequence[Turn], definition: str = "") -> Example:
@@ -151,7 +153,7 @@ def _problem(turns: Sequence[Turn], kept: Sequence[Turn]) -> str:
     if not turns:
         return "an empty conversation"
     if not kept and any(turn.role == "assistant" for turn in turns):
-        return "a conversation whose answers all have weight 0"
+        return "a conversation whose answers all have weight 0 or train false"
     if not kept:
         return "a conversation without an assistant turn"
     spoken = [turn.role for turn in (kept[1:] if kept[0].role == "system" else kept)]
@@ -174,12 +176,15 @@ def _role(message: Row, key: str, roles: Mapping[str, Role]) -> Role:
     return role
 
 
-def _trained(message: Row) -> bool:
-    """Return whether an assistant's message is trained: its weight, which OpenAI's files may give, is not 0."""
-    weight = message.fields.get(WEIGHT)
-    if weight not in (None, 0, 1):
-        raise message.error(f"{WEIGHT!r} should be 1, for an answer that is trained, or 0, got {kind(weight)}")
-    return weight != 0
+def _trained(message: Row, role: Role) -> bool:
+    """Return whether a message is trained, if it is an assistant's: no field of TRAINED_KEYS is 0 or false."""
+    marks = {key: message.fields[key] for key in TRAINED_KEYS if message.fields.get(key) is not None}
+    for key, mark in marks.items():
+        if mark not in (0, 1):
+            raise message.error(f"{key!r} should be 1, for an answer that is trained, or 0, got {kind(mark)}")
+        if key == "train" and mark and role != "assistant":
+            raise message.error(f"'train' is true in a turn of the {role}, and only answers are trained: leave it out")
+    return all(marks.values())
 
 
 def _content(message: Row, key: str) -> str:

@@ -24,7 +24,7 @@ from ..rows.row import Row, holds_null
 from .conversations import (
     MESSAGE_KEYS,
     ROLES,
-    WEIGHT,
+    TRAINED_KEYS,
     conversation,
     looks_like_messages,
     messages_of,
@@ -215,7 +215,7 @@ def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
             (name,), _ = FIELDS[form.name]
             column = form.column(name)
             keys = (key for message in messages_of(row, column) for key in message.fields)
-            others = (key for key in keys if key not in (*MESSAGE_KEYS[form.name], WEIGHT))
+            others = (key for key in keys if key not in (*MESSAGE_KEYS[form.name], *TRAINED_KEYS))
             unread.update(dict.fromkeys(f"{column}[].{key}" for key in others))
     return [column or NAMELESS for column in unread]
 

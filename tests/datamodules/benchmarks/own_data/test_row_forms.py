@@ -173,6 +173,8 @@ def test_an_unusable_conversation_is_skipped_by_reason(row: dict[str, Any], reas
         ({"messages": [{"role": "user", "content": 7}]}, "'messages'[0]: 'content' should be text, got int 7"),
         ({"messages": "Hello"}, "'messages': not valid JSON at column 1: Expecting value; write messages as JSON"),
         ({"messages": [{"role": "assistant", "content": "Hi", "weight": 0.5}]}, "'weight' should be 1, for an answer"),
+        ({"messages": [{"role": "assistant", "content": "Hi", "train": "no"}]}, "'train' should be 1, for an answer"),
+        ({"messages": [{"role": "user", "content": "Hi", "train": True}]}, "'train' is true in a turn of the user"),
         ({"messages": ["Hello"]}, "'messages' should be a list of messages, got list ['Hello']"),
         ({"conversations": SHAREGPT}, "no 'messages'"),
     ],
@@ -268,13 +270,14 @@ def test_a_table_holds_prompts_of_messages_as_json(tmp_path: Path) -> None:
     assert example.turns == HELLO
 
 
-def test_an_answer_of_weight_0_is_read_and_not_trained(tmp_path: Path) -> None:
-    bad, good = ({**MESSAGES[1], "weight": weight} for weight in (0, 1))
+@pytest.mark.parametrize("marks", [{"weight": 0}, {"train": False}, {"train": False, "weight": 1}])
+def test_an_answer_of_weight_0_is_read_and_not_trained(marks: dict[str, Any], tmp_path: Path) -> None:
+    bad, good = {**MESSAGES[1], **marks}, {**MESSAGES[1], **dict.fromkeys(marks, 1)}
     rows = [{"messages": [MESSAGES[0], bad, MESSAGES[0], good, MESSAGES[0], bad]}, {"messages": [MESSAGES[0], bad]}]
     reader = FileTasks(write(tmp_path / "mine.jsonl", rows))
     first, second = reader.examples("mine")
     assert [turn.trained for turn in first.turns] == [True, False, True, True]
-    assert second.skipped == "a conversation whose answers all have weight 0"
+    assert second.skipped == "a conversation whose answers all have weight 0 or train false"
     assert "not read" not in reader.unread_lines()[0]
 
 
