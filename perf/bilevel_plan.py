@@ -48,7 +48,8 @@ class Measure(L.Callback):
     """Peak resident memory above that before the model, share of targets, and seconds of the second cycle's steps."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.before, self.peak, self.seconds = resident("VmRSS"), 0.0, []
+        self.before, self.peak = resident("VmRSS"), 0.0
+        self.seconds: list[float] = []
         self.targets, self.columns = 0, 0
 
     def on_train_batch_start(

@@ -170,7 +170,7 @@ def apply_stored(
             sizes = "missing" if value is None else tuple(value.shape[by_task:])
             raise ValueError(
                 f"the stored {name} is {sizes}, and this run's {tuple(parameter.shape[by_task:])}: instructions apply "
-                "to models of one width, with instructions.length and exemplars as they were learned"
+                "to models of one width, with the length, exemplars and options that they were learned with"
             )
         if by_task:
             parameter[here] = value[there].to(parameter)

@@ -172,6 +172,7 @@ class Scaled(LearnableInstruction):
     """One embedding of each task, and one number that is not trained."""
 
     task_parameters = ("rows",)
+    scale: Tensor
 
     def __init__(self, tasks: int) -> None:
         super().__init__()
