@@ -240,7 +240,8 @@ def write_selection(
             file.write(json.dumps(selection, indent=1))
             write_choices(folder / CHOICES, sampled, scored)
     except BaseException:
-        (folder / CHOICES).unlink(missing_ok=True)  # half a result would keep the command from running again
+        if not (folder / TABLE).exists():  # half a result would keep the command from running again
+            (folder / CHOICES).unlink(missing_ok=True)
         raise
     print_table(table, means, remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])
 
