@@ -148,7 +148,11 @@ def print_classification(report: Mapping[str, Any]) -> None:
         longest = max(map(len, [*report["chance"]["tasks"], *report["missing"]]), default=0)
         console = Console(width=max(120, longest + 48 + 32 * len(models)))
     table = Table(
-        *(Column("task", overflow="fold"), *map(terminal_text, models), CHANCE, "templates", "questions"),
+        Column("task", overflow="fold"),
+        *map(terminal_text, models),
+        CHANCE,
+        "templates",
+        "questions",
         title="Accuracy, percent: mean over templates [95% interval over rows] (pooled)",
     )
     for task, counted in report["chance"]["tasks"].items():
