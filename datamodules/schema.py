@@ -258,9 +258,9 @@ class CausalBatch(NamedTuple):
         position_ids: int64 [B, L], restarting at 0 in every document.
         offsets: int32 [D + 1], where documents start in the flattened rows [B * L]; the last is B * L, and every
             multiple of L is among them.
-        step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
-        n_documents: Documents in this batch, without padding.
-        n_tokens: Tokens in this batch, without padding.
+        step_targets: Number of target tokens of the whole optimizer step, over all replicas and accumulated batches.
+        n_documents: Number of documents in this batch, without padding.
+        n_tokens: Number of tokens in this batch, without padding.
         target_places: int64 [N], indices of the batch's N targets in the flattened rows, in order. They are computed on
             the host, which would have to wait for a device to find them.
     """
@@ -286,9 +286,9 @@ class Seq2SeqBatch(NamedTuple):
         targets: int64 [B, L_target], the target of the same column's logits; ``IGNORE_INDEX`` if nothing is trained
             there.
         target_offsets: int32 [D + 1], where the same documents start in the flattened decoder rows [B * L_target].
-        step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
-        n_documents: Documents in this batch, without padding.
-        n_tokens: Tokens in this batch, without padding.
+        step_targets: Number of target tokens of the whole optimizer step, over all replicas and accumulated batches.
+        n_documents: Number of documents in this batch, without padding.
+        n_tokens: Number of tokens in this batch, without padding.
         target_places: int64 [N], indices of the batch's N targets in the flattened decoder rows, in order.
     """
 

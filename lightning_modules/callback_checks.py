@@ -45,7 +45,10 @@ REJECTED: dict[type[Callback], str] = {
 
 
 def reject_callbacks(trainer: L.Trainer, *, automatic: bool, validates: bool) -> None:
-    """Reject callbacks that do not work with a planned training.
+    """Reject callbacks that do not work with ``PlannedTraining``, whose batches are planned before the first step.
+
+    Among them are those that change the batch size or the accumulation, save within an optimizer step, or wait for a
+    validation that never runs; docs/trainer_settings.md lists all of Lightning's callbacks.
 
     Args:
         trainer: The trainer in ``fit``, before anything is built.

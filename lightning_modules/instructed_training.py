@@ -22,9 +22,10 @@ from .target_loss import LossSum
 
 
 class InstructedTraining(InstructionTuningModule):
-    """A language model (theta) trained on texts that follow an instruction with parameters phi.
+    """Base class of training a language model (theta) behind an instruction (parameters phi), learned or frozen.
 
-    The instruction exists only in training. Checkpoints describe it, so that it can be exported and used again.
+    The instruction is built when training starts; evaluation reads the language model alone. Checkpoints store the
+    parameters and settings of the instruction, so that it can be exported and used in another training.
     """
 
     instruction_settings: InstructionSettings

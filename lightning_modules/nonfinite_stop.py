@@ -28,11 +28,11 @@ from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
 
 
 class Step(NamedTuple):
-    """The current optimizer step.
+    """What an error and a dump say of the current optimizer step, if its loss or gradient is not finite.
 
     Args:
         number: Number of the step, from 1.
-        examples: Returns (task, example id) of the step's examples.
+        examples: Function that returns (task, example id) of the step's examples; called only if the training stops.
         batches: This replica's batches of the step so far.
         seeds: Dropout seed of each batch.
     """

@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ParallelStyle, RowwiseParallel
 
 
 class SequenceShards:
-    """The division of a stack's residual stream over the processes of a tensor-parallel group, by hooks.
+    """Hooks that divide a stack's residual stream by columns over the processes of a tensor-parallel group.
 
     The first block divides its input, and the last one gathers its output. A forward whose columns cannot
     be divided equally is rejected in training, and not divided in evaluation, e.g. when one token is generated.
