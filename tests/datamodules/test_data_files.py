@@ -160,6 +160,7 @@ def test_no_other_file_reads_json() -> None:
         "resumed_settings.py",
         "scorer_records.py",
         "special_tokens.py",
+        "sweep_collections.py",
         "generation_settings.py",
         "prepared_starts.py",  # sealed, as the next one is
         "stored_evaluation.py",
