@@ -93,6 +93,8 @@ def test_two_processes_hold_what_was_planned(tmp_path: Path, toybench: Path, pro
         "ddp": "ddp",
         "fsdp2": "sharded",
         "tensor": "sharded",
+        "sequence": "sharded",
+        "fsdp": "sharded",
         "zero1": "zero_1",
         "zero2": "zero_2",
         "zero3": "zero_3",
@@ -101,7 +103,12 @@ def test_two_processes_hold_what_was_planned(tmp_path: Path, toybench: Path, pro
     for run, (name, width) in runs.items():
         contents = yaml.safe_load(recipes[width].read_text())["model"]["init_args"]["config"]
         config = AutoConfig.for_model(contents.pop("model_type"), **contents)
-        layout = Layout(kinds[name], 2, tensor_parallel=2 if name == "tensor" else 1)  # type: ignore[arg-type]
+        layout = Layout(
+            kinds[name],  # type: ignore[arg-type]
+            2,
+            tensor_parallel=2 if name in ("tensor", "sequence") else 1,
+            sequence_parallel=name == "sequence",
+        )
         shape = StepShape(1, 128, 20, accumulated=True)
         planned = step_memory(partial(build, config), lambda _: None, layout, shape)
         # Lightning drops gradients when the next ones are due, DeepSpeed's first two stages when they have stepped.

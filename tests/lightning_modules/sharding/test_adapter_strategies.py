@@ -71,7 +71,8 @@ def test_adapters_train_and_merge_as_on_one_process(runs: Path, kind: str, name:
     )
     base = AutoModelForCausalLM.from_pretrained(runs / "opt").state_dict()
     for key, value in merged.items():
-        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-4, msg=key)  # Adam enlarges rounding
+        # Adam enlarges rounding, which differs between processors.
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=5e-4, msg=key)
         adapted = key.endswith(tuple(f"{name}.weight" for name in ("q_proj", "v_proj", "out_proj", "fc1", "fc2")))
         assert torch.equal(value, base[key]) != adapted, key
 
