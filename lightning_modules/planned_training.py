@@ -320,7 +320,7 @@ class PlannedTraining(FiniteSteps):
         Exports read them, loading needs no arguments because of them, and a resumed run is compared with them.
 
         Raises:
-            ValueError: Weights or optimizer states are not finite; the checkpoint that is there stays.
+            ValueError: Weights or optimizer states are not finite. Nothing is written; the last checkpoint is kept.
         """
         assert self.model is not None
         self.require_finite_checkpoint()

@@ -62,7 +62,9 @@ def instruction_map(points: Mapping[str, NDArray[np.float64]], categories: Seque
 
 
 def category_mark(place: int) -> tuple[str, str]:
-    """Return the color and shape of a category; neighbors differ in both.
+    """Return the color and the shape of the marks by which a figure shows the category with index `place`.
+
+    Consecutive categories differ in both; the first MARKS categories all differ.
 
     >>> len({category_mark(place) for place in range(MARKS)}) == MARKS
     True

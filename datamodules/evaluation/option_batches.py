@@ -127,13 +127,14 @@ class OptionRows(Protocol):
 
 @dataclass(frozen=True)
 class CausalOptionRows:
-    """Rows with options to rank for a decoder-only model.
+    """Builds the rows in which a decoder-only model scores the options of prompts.
 
     Args:
         pad_token_id: Token id of padding.
         columns: Columns of a row; rows are longer if a tree is.
         longest: Maximum number of tokens of prompt and option together.
-        packed: Whether the model has document attention; otherwise a row holds one option with its prompt.
+        packed: Put several prompts and their options into a row, which needs document attention; otherwise a row holds
+            one option with its prompt.
     """
 
     pad_token_id: int
@@ -197,14 +198,14 @@ class CausalOptionRows:
 
 @dataclass(frozen=True)
 class Seq2SeqOptionRows:
-    """Rows with options to rank for an encoder-decoder model.
+    """Builds the encoder and decoder rows in which an encoder-decoder model scores the options of prompts.
 
     Args:
         pad_token_id: Token id of padding.
         longest_source: Maximum number of tokens of a prompt; None for any number.
         longest_target: Maximum number of tokens of an option; None for any number.
-        packed: Whether the model has document attention; otherwise an encoder row holds one prompt, and a decoder row
-            one option.
+        packed: Put several prompts into an encoder row, and several options into a decoder row, which needs document
+            attention; otherwise a row holds one.
     """
 
     pad_token_id: int

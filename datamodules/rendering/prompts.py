@@ -71,10 +71,10 @@ class PromptForm(ABC):
         """Return the prompt of an example; every random choice is drawn from `rng`."""
 
     def parts(self, task: Task, example: Example, rng: random.Random) -> PromptParts:
-        """Return the same prompt in parts, for few-shot prompts.
+        """Return the prompt of a call as instructions, query and target, so that demonstrations can stand between.
 
         Raises:
-            ValueError: The form cannot insert demonstrations of other examples.
+            ValueError: This form of prompts has no place for demonstrations of other examples.
         """
         raise ValueError(f"{type(self).__name__} has no place for demonstrations of other examples; use OptImlPrompt")
 
