@@ -23,7 +23,7 @@ PROMPTS = "prompts.jsonl"
 """File in the run's folder with a few prompts of the run, as `crosstask predict` reads them."""
 
 SHOWN = 5
-"""Most prompts of the file."""
+"""Maximum number of prompts in the file."""
 
 PromptedData = InstructionTuningDataModule | InstructionOptimizationDataModule
 

@@ -36,7 +36,8 @@ def runs(program: WarmProgram, tmp_path_factory: pytest.TempPathFactory, toybenc
     targets = ["q_proj", "v_proj", "out_proj", "fc1", "fc2"]
     for kind, names in ADAPTED.items():
         lora = {"r": 4, "alpha": 8, "target_modules": targets, "dora": kind == "dora"}
-        arguments = {"pretrained": str(folder / "opt"), "optimizer": {"learning_rate": 0.02}, "lora": lora}
+        optimizer = {"learning_rate": 0.02, "options": {"eps": 1e-4}}  # Adam enlarges rounding of gradients below eps
+        arguments = {"pretrained": str(folder / "opt"), "optimizer": optimizer, "lora": lora}
         model = {"class_path": "InstructionTuningModule", "init_args": arguments}
         recipe = write_recipe(folder / f"{kind}.yaml", toybench, model, {})
         main(fit(recipe, f"{kind}_one", *exporting(folder, f"{kind}_one")))
@@ -71,8 +72,7 @@ def test_adapters_train_and_merge_as_on_one_process(runs: Path, kind: str, name:
     )
     base = AutoModelForCausalLM.from_pretrained(runs / "opt").state_dict()
     for key, value in merged.items():
-        # Adam enlarges rounding, which differs between processors.
-        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=5e-4, msg=key)
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-4, msg=key)
         adapted = key.endswith(tuple(f"{name}.weight" for name in ("q_proj", "v_proj", "out_proj", "fc1", "fc2")))
         assert torch.equal(value, base[key]) != adapted, key
 
