@@ -20,13 +20,13 @@ class TaskInstances(NamedTuple):
 
 
 class LevelTasks(NamedTuple):
-    """Tasks of a level: inner tasks train the model (theta), outer tasks train the instruction (phi).
+    """Either the inner tasks, which train the model (theta), or the outer tasks, which train the instruction (phi).
 
-    Every instance of a level is drawn equally often.
+    Training draws all their instances equally often.
 
     Args:
-        tasks: The tasks and their instances.
-        draws: Number of instances that the training draws from them in all.
+        tasks: The tasks and their training instances.
+        draws: Number of instances that training draws from all these tasks together, repetitions included.
     """
 
     tasks: Sequence[TaskInstances]
@@ -39,7 +39,13 @@ class LevelTasks(NamedTuple):
 
 
 def fewer_demonstrations(form: PromptForm, tasks: Sequence[Task]) -> list[str]:
-    """Return the names of the tasks with fewer positive or negative examples than a prompt of this form has."""
+    """Return the names of the tasks that have too few demonstrations for a prompt, which then has fewer.
+
+    Args:
+        form: Prompt form. Only ``TkInstructPrompt`` has numbers of positive and negative demonstrations; for any other
+            form, no task is returned.
+        tasks: The tasks, with the demonstrations that their authors wrote.
+    """
     if not isinstance(form, TkInstructPrompt):
         return []
     return [
@@ -51,7 +57,9 @@ def fewer_demonstrations(form: PromptForm, tasks: Sequence[Task]) -> list[str]:
 
 @dataclass(frozen=True)
 class BilevelReport:
-    """Numbers of one epoch over the inner instances.
+    """Counts that are printed before instruction optimization: tasks, instances, and the steps of one epoch.
+
+    An epoch passes once over the inner instances, which train the model; outer instances train the instruction.
 
     Args:
         inner: Tasks that train the model, theta.
@@ -63,7 +71,8 @@ class BilevelReport:
         fewer_demonstrations: Number of outer tasks with fewer demonstrations than the prompt has room for.
         fewer_exemplars: Number of inner tasks with fewer exemplars than demonstrations in a prompt; None if exemplars
             are not chosen as demonstrations.
-        unused: Number of inner instances that are no exemplars, by reason, if exemplars are chosen as demonstrations.
+        unused: Number of inner instances that cannot serve as exemplars, by reason, if exemplars are chosen as
+            demonstrations.
     """
 
     inner: LevelTasks
@@ -77,7 +86,7 @@ class BilevelReport:
     unused: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return (quantity, value) of each line to print."""
+        """Return the report as a table of two columns: (quantity, value) of each line."""
         chosen = []
         if self.fewer_exemplars is not None:
             chosen = [
@@ -104,7 +113,10 @@ def _by_reason(counts: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class BilevelDescription:
-    """Tasks of both levels as a tree, with the number of draws of each in a training."""
+    """Tree of the inner tasks (which train the model) and the outer tasks (which train the instruction), to print.
+
+    Every level, category and task has its numbers of instances, draws and epochs in training.
+    """
 
     inner: LevelTasks
     outer: LevelTasks

@@ -10,7 +10,7 @@ from ..rendering.prompts import PromptForm
 
 @dataclass(frozen=True)
 class BilevelRows:
-    """Rows of instruction optimization, which hold one training instance each.
+    """Lengths of the rows of instruction optimization; a training row holds one instance and is not packed.
 
     Args:
         length: Maximum number of tokens of a row, instruction and answer included; for an encoder-decoder model, of an
@@ -40,14 +40,14 @@ class Levels:
         inner_steps: Inner steps per outer step, K. On the command line it also sets the module's.
         inner_rows: Instances of one inner step, over all devices.
         outer_rows: Instances of an outer batch, over all devices; null for the preset's number.
-        inner_prompt: Form in which inner instances are rendered after the learnable instruction; null for the form of
-            outer instances. TkInstructPrompt with definition false has the learnable instruction in place of the
+        inner_prompt: Prompt form of inner instances, whose text follows the learnable instruction; null for the form
+            of outer instances. TkInstructPrompt with definition false has the learnable instruction in place of the
             task's definition.
         reserve: Columns of an inner row that are kept free for the instruction; null for the preset's number.
         keep_end: Whether a source that is too long keeps its end (true) or its beginning (false); null for the
             preset's choice.
-        curvature_batch: Inner batch of the hypergradient: ``fresh``, another one of `outer_rows` instances, or
-            ``step``, the batch of the inner step; null for the preset's choice.
+        curvature_batch: Inner instances by which the hypergradient differentiates the inner loss: ``fresh`` draws
+            `outer_rows` others, ``step`` uses the batch of the inner step; null for the preset's choice.
     """
 
     inner_steps: int = 20

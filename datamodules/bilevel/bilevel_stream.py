@@ -27,12 +27,13 @@ from .level_rows import InnerBatch, LevelRows, TextSettings
 
 
 class BilevelBatch(NamedTuple):
-    """Batch of an inner step; at every K-th inner step, also the batch of an outer step.
+    """Data of one training step: a batch for the model, and at every K-th step also batches for the instruction.
 
     Args:
         inner: Inner instances that theta is trained on.
         outer: Rows of outer tasks with human-written instructions; None if phi makes no step.
-        curvature: Inner batch of the hypergradient; None if it is `inner`, or if phi makes no step.
+        curvature: Inner instances by which the hypergradient differentiates the inner loss; None if they are those of
+            `inner`, or if phi makes no step.
     """
 
     inner: InnerBatch
@@ -41,7 +42,10 @@ class BilevelBatch(NamedTuple):
 
 
 class BilevelPlan:
-    """Plan of the training stream: the instances and the batch of every step.
+    """Decides which training instances each step of instruction optimization reads, and builds the step's batch.
+
+    Inner instances train the model (theta), outer instances the instruction (phi). A batch depends on the seed and the
+    number of the step alone, so that training resumes anywhere.
 
     Args:
         preparation: Settings of tokenization, with tokenizer and seed.
@@ -51,7 +55,7 @@ class BilevelPlan:
         inner_steps: Inner steps per outer step, K.
         inner_rows: Instances of an inner step, over all replicas.
         outer_rows: Instances of an outer batch, and of a fresh inner batch of the hypergradient, over all replicas.
-        fresh: Whether the hypergradient has another inner batch than the inner step.
+        fresh: Whether the hypergradient differentiates the inner loss on other instances than those of the inner step.
         skipped: Number of skipped training instances by reason, for the report.
     """
 
@@ -85,7 +89,7 @@ class BilevelPlan:
         return math.ceil(round(epochs * len(self._inner) / self.inner_rows, 6))
 
     def require_steps(self, steps: int) -> None:
-        """Reject a training in which phi makes no step.
+        """Raise an error if training is too short for a single step of the instruction (phi).
 
         Raises:
             ValueError: There are outer tasks, and `steps` inner steps are fewer than `inner_steps`.
@@ -102,7 +106,7 @@ class BilevelPlan:
         return BilevelStream(self, here, steps)
 
     def report(self) -> BilevelReport:
-        """Return the report of one epoch over the inner instances."""
+        """Return the numbers of tasks and instances, and of the steps of one epoch over the inner instances."""
         steps, few_shot = self.epoch_steps(), self.rows.few_shot
         fewer = len(fewer_demonstrations(self.text.prompt, [task for task, _ in self.outer]))
         return BilevelReport(
@@ -117,7 +121,7 @@ class BilevelPlan:
         )
 
     def describe(self, steps: int) -> BilevelDescription:
-        """Return the tasks of both levels as a tree, with the draws of each in `steps` inner steps."""
+        """Return inner and outer tasks as a printable tree, with the draws of each task in `steps` inner steps."""
         return BilevelDescription(*self._levels(steps))
 
     def _levels(self, steps: int) -> tuple[LevelTasks, LevelTasks]:
@@ -125,7 +129,10 @@ class BilevelPlan:
         return LevelTasks(self.inner, steps * self.inner_rows), LevelTasks(self.outer, outer_draws)
 
     def contents(self) -> dict[str, dict[str, str]]:
-        """Return a digest of each task's files, by level: {"inner tasks": {task: digest}, "outer tasks": {...}}."""
+        """Return a digest of each task's files, by which a resumed run notices that they changed.
+
+        The digests are grouped: ``{"inner tasks": {task: digest}, "outer tasks": {task: digest}}``.
+        """
         levels = {"inner tasks": self.inner, "outer tasks": self.outer}
         return {name: {task.name: self._digest(task.name) for task, _ in tasks} for name, tasks in levels.items()}
 
@@ -133,7 +140,7 @@ class BilevelPlan:
         return hashlib.sha256(self.preparation.benchmark.fingerprint(task).encode()).hexdigest()[:12]
 
     def fingerprint(self) -> str:
-        """Return a digest of the tasks of both levels and of the first batch; it is the same on every process."""
+        """Return a digest of the tasks' names and the first batch, by which processes check that their data agrees."""
         names = [task.name for task, _ in (*self.inner, *self.outer)]
         first = self.batch(0, Replicas()).inner.rows.input_ids
         return hashlib.sha256(repr((names, first.tolist())).encode()).hexdigest()[:12]
@@ -148,9 +155,13 @@ class BilevelPlan:
         return BilevelBatch(inner, self._outer_batch(first, here), fresh)
 
     def examples(self, step: int) -> list[tuple[str, str]]:
-        """Return (task, example id) of every instance in the batch of an inner step, over all replicas.
+        """Return (task, example id) of every instance in the batch of a step, over all replicas.
 
-        Inner instances come first, then those of a fresh inner batch, then outer instances. Steps are counted from 0.
+        Inner instances come first. At a step that also trains the instruction, other inner instances for the
+        hypergradient follow if `fresh` is set, then outer instances.
+
+        Args:
+            step: Number of the inner step, from 0.
         """
         positions = range(step * self.inner_rows, (step + 1) * self.inner_rows)
         drawn = [(self.inner, self._inner[self._inner_order.at(position)[0]]) for position in positions]
@@ -169,18 +180,23 @@ class BilevelPlan:
         return InnerBatch(rows, inputs)
 
     def first_drawn(self, tasks: Sequence[TaskInstances], number: int) -> list[Instance]:
-        """Return the first `number` instances that training draws from a level; `tasks` is ``inner`` or ``outer``."""
+        """Return the first instances that training draws from the inner or from the outer tasks.
+
+        Args:
+            tasks: The attribute ``inner`` or ``outer``.
+            number: Maximum number of instances.
+        """
         instances, order = (self._inner, self._inner_order) if tasks is self.inner else (self._outer, self._outer_order)
         return [instances[order.at(position)[0]] for position in range(min(number, len(instances)))]
 
     def task_rows(
         self, tasks: Sequence[TaskInstances], instances: Sequence[Instance]
     ) -> tuple[LanguageRows, InstructionInputs | None]:
-        """Return some instances of a level as the model reads them in the first epoch.
+        """Return chosen inner or outer instances as a batch, rendered as in the first epoch, e.g. to inspect them.
 
         Args:
-            tasks: The tasks of the level: the attribute ``inner`` or ``outer``.
-            instances: The instances.
+            tasks: The attribute ``inner`` or ``outer``.
+            instances: Instances of these tasks.
 
         Returns:
             Rows of one instance each, and the inputs of their learnable instructions, or None for outer tasks.
@@ -200,11 +216,13 @@ class BilevelPlan:
 
 
 class BilevelStream:
-    """Iterable of one replica's batches, with a length of `steps`; its state is the number of finished inner steps.
+    """Iterates over the training batches of one data-parallel replica, and resumes at the step of its saved state.
+
+    The iterator is endless; ``len`` is `steps`, by which Lightning sizes the epoch.
 
     Args:
-        plan: Plan of the training stream.
-        here: This process's replica.
+        plan: Builds the batch of any step.
+        here: This process's replica, and the number of replicas.
         steps: Inner steps of the training.
 
     Raises:

@@ -59,7 +59,7 @@ class TaskExemplar(NamedTuple):
 
 @dataclass(frozen=True)
 class ExemplarPools:
-    """Draws the exemplars of an instance: training instances of its task with their targets.
+    """Draws the exemplars of an instance: solved training examples of its task that can serve as its instruction.
 
     Args:
         exemplars: Number of exemplars, N.
@@ -105,7 +105,12 @@ class ExemplarPools:
         return len(examples) < self._real + most
 
     def fewest(self, pool: Sequence[Example], examples: Sequence[Example]) -> int:
-        """Return the smallest number of different exemplars that any of `examples` gets from a pool of their task."""
+        """Return the smallest number of different exemplars that any instance of a task gets.
+
+        Args:
+            pool: Examples of the task that can be exemplars.
+            examples: Training instances of the task, which get exemplars.
+        """
         return min(self._real, fewest_others(pool, examples) if self.exclude_self else len(pool))
 
     def draw(self, examples: Sequence[Example], example: Example) -> list[Example | None]:
@@ -130,7 +135,10 @@ class ExemplarPools:
         return self._behind_blanks([examples[i] for i in chosen])
 
     def of_task(self, examples: Sequence[Example]) -> list[Example | None]:
-        """Return the N exemplars that all instances of a task share, before instances themselves are replaced."""
+        """Return the N exemplars of a task, None for a blank one.
+
+        ``draw`` starts from these if all instances of a task have the same, and replaces those that equal the instance.
+        """
         order = self._order(examples[0], len(examples)) if examples else []
         return self._behind_blanks([examples[i] for i in islice(cycle(order), self._real)])
 
@@ -150,7 +158,18 @@ class ExemplarPools:
 
 
 def fewest_others(pool: Sequence[Example], examples: Sequence[Example]) -> int:
-    """Return the smallest number, over `examples`, of examples of a pool that have another text than the example."""
+    """Return how many examples of a pool are left for the instance that has to exclude the most.
+
+    An instance excludes examples with its own input and one of its targets, such as itself.
+
+    Args:
+        pool: Examples of a task that can be exemplars.
+        examples: Instances of the task, at least one.
+
+    >>> cat, dog, same = (Example("t", text, 0, text[:3], ("yes",)) for text in ["cat", "dog", "cat again"])
+    >>> fewest_others([cat, dog, same], [cat, dog])  # only the dog is left for a cat
+    1
+    """
     places: dict[str, set[int]] = defaultdict(set)
     for place, one in enumerate(pool):
         for text in answered_texts(one):
@@ -161,12 +180,20 @@ def fewest_others(pool: Sequence[Example], examples: Sequence[Example]) -> int:
 
 
 def pair_texts(example: Example, target: str | None) -> tuple[str, str]:
-    """Return the input and the output text of z; the output text is empty if the target is None."""
+    """Return the two texts of z = (input, target), from which an embedder computes an instance's instruction.
+
+    Args:
+        example: The instance.
+        target: Its target; None leaves the second text empty.
+
+    >>> pair_texts(Example("reverse", "a", 0, "c a f", ("f a c",)), "f a c")
+    ('Input: c a f', ' Output: f a c')
+    """
     return f"Input: {example.input.strip()}", "" if target is None else f" Output: {target}"
 
 
 def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, str]:
-    """Return the input and the output text of an exemplar, worded as a demonstration of Tk-Instruct.
+    """Return an exemplar's input and target as two texts, worded like a demonstration in a prompt of Tk-Instruct.
 
     Args:
         example: The solved example.
@@ -184,12 +211,15 @@ def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, st
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Tokenize pairs of texts, and return (ids, mask), int64 [n, P] each; the mask is 0 at padding.
+    """Tokenize n pairs of texts, and return (ids, mask), int64 [n, P] each, padded to the P tokens of the longest.
 
     Args:
         tokenizer: The tokenizer.
-        pairs: The pairs of texts.
+        pairs: The pairs of texts; each becomes one sequence.
         longest: Maximum number of tokens of a pair; a longer pair loses the end of its longer text.
+
+    Returns:
+        The token ids, and the mask, which is 0 at padding.
     """
     with truncating_tokenizer(tokenizer, longest) as backend:
         encodings = backend.encode_batch_fast(list(pairs), add_special_tokens=False)
@@ -206,13 +236,17 @@ def encode_exemplars(
     longest: int,
     numbered: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Tokenize exemplars, and return (ids, mask), int64 [B, N, C] each; the mask is 0 at padding.
+    """Tokenize N exemplars of each of B instances, padded to the C tokens of the longest.
 
     Args:
         tokenizer: The tokenizer.
-        exemplars: N exemplars of each of B instances; None is a blank, with as many tokens as the instance's last one.
+        exemplars: The exemplars of each instance; None is a blank one, which becomes as many padding tokens with mask 1
+            as the instance's last exemplar has tokens.
         longest: Maximum number of tokens of an exemplar.
         numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
+
+    Returns:
+        The token ids, int64 [B, N, C], and the mask, int64 [B, N, C], which is 0 at padding.
     """
     real = [example for row in exemplars for example in row if example is not None]
     pairs = [exemplar_texts(example, numbered=numbered) for example in real]

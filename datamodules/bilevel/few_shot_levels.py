@@ -26,7 +26,9 @@ from .prompt_pieces import EncodedPieces, PromptPieces, encode_pieces, prompt_pi
 
 @dataclass(frozen=True)
 class LevelShots:
-    """Settings of the demonstrations of both levels.
+    """Settings of few-shot prompts in instruction optimization.
+
+    The demonstrations of an inner instance are chosen by a trained extractor; those of an outer instance are random.
 
     Args:
         number: Demonstrations of a prompt, k.
@@ -44,7 +46,10 @@ class LevelShots:
 
 
 class FewShotLevels:
-    """Renders the instances of both levels as few-shot prompts.
+    """Renders training instances as few-shot prompts: inner ones with exemplars to choose from, outer ones as usual.
+
+    An extractor is trained to choose k of an inner instance's exemplars as its demonstrations. Outer instances, whose
+    loss trains the extractor, have k random demonstrations.
 
     Args:
         preparation: Settings of tokenization, with tokenizer and seed.
@@ -115,38 +120,44 @@ class FewShotLevels:
         return solved_text(self.inner_form.parts(task, example, rng)) + self.shots.separator
 
     def shared_exemplars(self, inner: Sequence[TaskInstances]) -> list[list[TaskExemplar]]:
-        """Return the exemplars of each inner task, which all instances of the task choose among."""
+        """Return the exemplars of each inner task, among which the demonstrations of all its instances are chosen."""
         return [
             [TaskExemplar(one.id, self.solved(task, one)) for one in self.pools.of_task(self.usable[task.name]) if one]
             for task, _ in inner
         ]
 
     def pieces(self, task: Task, example: Example, epoch: int) -> PromptPieces:
-        """Return the texts of an inner prompt with all exemplars of its instance.
+        """Return an inner instance's prompt as separate texts: the instructions, each exemplar, and the query.
+
+        An extractor chooses later which exemplars stay in the prompt.
 
         Args:
             task: The task.
             example: The instance.
-            epoch: Index of the epoch, which decides the form's random choices.
+            epoch: Index of the epoch; random choices of the prompt form differ between epochs.
         """
         exemplars = [one for one in self.pools.draw(self.usable[task.name], example) if one is not None]
         generator = partial(rendering_rng, self.preparation.seed, task.name, example.id, epoch)
         return prompt_pieces(self.inner_form, task, example, exemplars, generator, self.shots.separator)
 
     def inner_prompt(self, task: Task, example: Example, epoch: int) -> Prompt:
-        """Return an inner prompt whose demonstrations are the first k exemplars of the instance."""
+        """Return an inner instance's prompt with its first k exemplars, as if an extractor had chosen these."""
         pieces = self.pieces(task, example, epoch)
         shown = pieces.exemplars[: self.shots.number]
         return Prompt("".join([pieces.head, *shown, pieces.query]), pieces.target)
 
     def fitted(self, pieces: EncodedPieces, kind: CausalRows | Seq2SeqRows) -> tuple[EncodedPieces, int]:
-        """Return pieces that fit into a row, and the number of demonstrations that fit, whichever are chosen.
+        """Truncate a prompt to the length of a row, and count the demonstrations that fit into it.
 
-        Demonstrations are dropped first, then the beginning of the head, then the beginning of the document.
+        Demonstrations are dropped first, then the beginning of the instructions, then the beginning of the query. It is
+        not known yet which exemplars are chosen, so each is counted with the length of the longest.
 
         Args:
-            pieces: Tokens of the prompt.
-            kind: Layout of rows for the kind of model.
+            pieces: Tokens of the prompt, with all exemplars.
+            kind: Rows of a decoder-only or of an encoder-decoder model, with their lengths.
+
+        Returns:
+            The prompt with truncated instructions and query, and the number of demonstrations, at most k.
         """
         pair = isinstance(kind, Seq2SeqRows)
         document = cut_source(pieces.document, kind.capacity, keep_end=True, pair=pair)
@@ -157,7 +168,7 @@ class FewShotLevels:
         return pieces._replace(head=head, document=document), places
 
     def outer_prompt(self, task: Task, example: Example, epoch: int) -> Prompt:
-        """Return an outer prompt with k demonstrations, drawn as in few-shot evaluation, or as many as fit."""
+        """Return an outer instance's prompt with k random demonstrations, or as many as fit, as in an evaluation."""
         number = self.shots.number
         drawn = shared_demonstrations(
             self.outer_pools[task.name], task.name, example.template, number + 1, seed=self.preparation.seed

@@ -16,12 +16,14 @@ LanguageRows = CausalBatch | Seq2SeqBatch
 def padded_rows(
     documents: Sequence[TokenizedExample], kind: CausalRows | Seq2SeqRows, here: Replicas, *, room: int
 ) -> LanguageRows:
-    """Return one replica's rows, as wide as the longest of them; ``step_targets`` counts targets over all replicas.
+    """Return one replica's batch with one document per row, padded to its longest document.
+
+    ``step_targets`` of the batch counts the targets of all replicas, by which the loss is divided.
 
     Args:
         documents: The documents of all replicas, whose sources are truncated already.
-        kind: Layout of rows for the kind of model.
-        here: This process's replica.
+        kind: Rows of a decoder-only or of an encoder-decoder model, with their largest lengths.
+        here: This process's replica, and the number of replicas.
         room: Maximum number of columns of a row; for an encoder-decoder model, of an encoder row.
     """
     lengths, n_sources = _measures(documents)

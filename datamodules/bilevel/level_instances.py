@@ -13,11 +13,11 @@ from .bilevel_report import TaskInstances
 
 
 class Instance(NamedTuple):
-    """Instance of a level.
+    """Training instance of the inner or the outer tasks, by its indices.
 
     Args:
-        task: Index of its task in the level.
-        example: Index of its example among the task's training instances.
+        task: Index of the task among the inner, or among the outer tasks.
+        example: Index of the example among the task's training instances.
     """
 
     task: int
@@ -25,7 +25,7 @@ class Instance(NamedTuple):
 
 
 def instances_of(tasks: Sequence[TaskInstances]) -> list[Instance]:
-    """Return all instances of a level, task after task."""
+    """Return the indices of all instances of the inner, or of the outer tasks, task after task."""
     return [Instance(task, index) for task, (_, examples) in enumerate(tasks) for index in range(len(examples))]
 
 

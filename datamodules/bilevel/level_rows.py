@@ -31,7 +31,12 @@ Drawn = tuple[Instance, int]
 
 
 class InnerBatch(NamedTuple):
-    """Inner instances: their rows, and the inputs from which their learnable instructions are computed."""
+    """Batch of inner instances, which train the model: rows, and what their learnable instructions are computed from.
+
+    Args:
+        rows: One row per instance, without its instruction.
+        inputs: Inputs of the instructions, in the order of the rows.
+    """
 
     rows: LanguageRows
     inputs: InstructionInputs
@@ -39,12 +44,12 @@ class InnerBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Settings of rendering and tokenizing the instances of both levels.
+    """Settings by which inner and outer instances are rendered, tokenized and truncated.
 
     Args:
         prompt: Prompt form of the outer instances, with human-written instructions.
         inner_prompt: Prompt form of the inner instances, whose text follows the learnable instruction.
-        rows: Layout of rows for the kind of model.
+        rows: Rows of a decoder-only or of an encoder-decoder model, with their largest lengths.
         reserve: Columns of an inner row that are kept free for the instruction.
         keep_end: Whether a source that is too long keeps its end (true) or its beginning (false).
         pair_length: Maximum number of tokens of z, the text that an embedder's instruction is computed from.
@@ -69,7 +74,10 @@ class TextSettings:
 
 
 class LevelRows:
-    """Renders and tokenizes instances of both levels into rows.
+    """Renders and tokenizes training instances into batches of one instance per row.
+
+    Inner instances train the model behind learnable instructions, and come with the inputs of these. Outer instances
+    train the instructions, and have human-written ones.
 
     Args:
         preparation: Settings of tokenization, with tokenizer and seed.
@@ -97,13 +105,13 @@ class LevelRows:
         return FewShotLevels(self.preparation, self.inner, self.outer, text.shots, text.pools, **forms)
 
     def prompt(self, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int = 0) -> Prompt:
-        """Return the prompt of an instance of a level, without a learnable instruction.
+        """Return the prompt of an inner or outer instance, without a learnable instruction.
 
-        If exemplars are chosen as demonstrations, the prompt of an inner instance has its first exemplars.
+        If exemplars are chosen as demonstrations, the prompt of an inner instance has its first k exemplars.
 
         Args:
-            tasks: The tasks of the level: the attribute ``inner`` or ``outer``.
-            instance: The instance.
+            tasks: The attribute ``inner`` or ``outer``.
+            instance: Instance of these tasks.
             epoch: Index of the epoch; in each epoch one of the instance's references is drawn as the target.
         """
         task, examples = tasks[instance.task]
@@ -115,7 +123,10 @@ class LevelRows:
         return form(task, example, rendering_rng(self.preparation.seed, task.name, example.id, epoch))
 
     def shared_exemplars(self) -> list[list[TaskExemplar]]:
-        """Return the exemplars of each inner task; empty if there are none, or if every instance has other ones."""
+        """Return the exemplars that the instances of each inner task share.
+
+        The list is empty if instructions use no exemplars, or if every instance has other ones.
+        """
         pools = self.text.pools
         if pools is None or pools.of != "task":
             return []
@@ -131,14 +142,21 @@ class LevelRows:
         ]
 
     def outer_batch(self, drawn: Sequence[Drawn], here: Replicas) -> LanguageRows:
-        """Return one replica's rows of outer instances; `drawn` are those of all replicas."""
+        """Return one replica's batch of outer instances, one per row.
+
+        Args:
+            drawn: The instances of all replicas, each with the epoch in which it is drawn.
+            here: This process's replica, and the number of replicas.
+        """
         prompts = [self.prompt(self.outer, instance, epoch=epoch) for instance, epoch in drawn]
         return self._rows(prompts, here, reserve=0)
 
     def inner_batch(self, drawn: Sequence[Drawn], here: Replicas) -> InnerBatch:
-        """Return one replica's rows of inner instances with the inputs of their instructions.
+        """Return one replica's batch of inner instances, one per row, with the inputs of their instructions.
 
-        `drawn` are the instances of all replicas.
+        Args:
+            drawn: The instances of all replicas, each with the epoch in which it is drawn.
+            here: This process's replica, and the number of replicas.
         """
         if self.few_shot is not None:
             return self._few_shot_rows(self.few_shot, drawn, here)

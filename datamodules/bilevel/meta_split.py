@@ -28,14 +28,20 @@ from ..schema import Task
 
 
 class InnerOuter(NamedTuple):
-    """Names of the inner tasks and of the outer tasks, in the order of the training list."""
+    """Names of the inner tasks (which train the model) and the outer tasks (which train the instructions).
+
+    Both are in the order of the training list.
+    """
 
     inner: list[str]
     outer: list[str]
 
 
 class MetaSplit(ABC):
-    """Base class of splits of the training tasks into inner and outer tasks."""
+    """Base class of rules that divide the training tasks into inner and outer tasks.
+
+    Inner tasks train the model behind learnable instructions; the loss on outer tasks trains the instructions.
+    """
 
     # A base class and not a protocol: jsonargparse resolves short class names in YAML by subclasses.
 
@@ -49,7 +55,9 @@ class MetaSplit(ABC):
 
 
 def described_split(split: MetaSplit | None) -> str:
-    """Return a split with its settings, equal for equal ones: a class that is no dataclass has its attributes.
+    """Return the class and settings of a split as text, by which a resumed run notices another split.
+
+    A user's class that is no dataclass is described by its attributes, since its ``repr`` differs between runs.
 
     >>> described_split(CategorySplit(outer=3))
     'CategorySplit(outer=3, seed=0)'
@@ -62,10 +70,14 @@ def described_split(split: MetaSplit | None) -> str:
 
 
 def divided_levels(split: MetaSplit, tasks: Sequence[Task]) -> InnerOuter:
-    """Return the levels of a split, also of a user's own.
+    """Divide the training tasks into inner and outer tasks, and check the result, which may come from a user's class.
+
+    Args:
+        split: Rule that divides the tasks.
+        tasks: The training tasks.
 
     Raises:
-        ValueError: A level has no tasks, a task is named twice or in both levels, or is no training task.
+        ValueError: There are no inner or no outer tasks, a task is named twice, or is no training task.
     """
     levels = InnerOuter(*map(list, split(tasks)))
     kind, known = type(split).__name__, {task.name for task in tasks}
@@ -82,7 +94,7 @@ def divided_levels(split: MetaSplit, tasks: Sequence[Task]) -> InnerOuter:
 
 @dataclass(frozen=True)
 class CategorySplit(MetaSplit):
-    """Split by category: all tasks of randomly drawn categories are outer tasks.
+    """Makes all tasks of randomly drawn categories outer tasks, whose loss trains the instructions.
 
     The paper (arXiv 2306.10098) takes 10 of 60 categories, the best of 16 random draws by validation: try several
     seeds.
@@ -118,7 +130,7 @@ class CategorySplit(MetaSplit):
 
 @dataclass(frozen=True)
 class FileSplit(MetaSplit):
-    """Split by a list: the tasks named in a file are outer tasks, all other training tasks are inner tasks.
+    """Makes the tasks that a file names outer tasks, which train the instructions, and all others inner tasks.
 
     Args:
         outer: Path of the file, with one task name per line.
@@ -147,7 +159,7 @@ class FileSplit(MetaSplit):
 
 @dataclass(frozen=True)
 class ClusterSplit(MetaSplit):
-    """Split by cluster: the tasks of one k-means cluster of task definitions are outer tasks.
+    """Makes the tasks of one k-means cluster of task definitions outer tasks, whose loss trains the instructions.
 
     A category may have inner and outer tasks. The paper's variant (arXiv 2306.10098) has 16 clusters and tries each of
     them as the outer tasks.

@@ -29,12 +29,14 @@ Preset = Literal["paper", "released_code", "fast"]
 
 
 class Choices(NamedTuple):
-    """Choices of a preset: one value for each row of the table above.
+    """Choices in which the paper on instruction optimization and its released program differ; defaults are the paper's.
+
+    Theta are the model's weights, trained by inner steps; phi are the instruction's, trained by outer steps.
 
     Args:
         outer_step: Whether the outer step comes ``after`` or ``before`` the K-th inner step of each period of K.
-        curvature_batch: Inner batch of the hypergradient: ``fresh``, another one of `outer_rows` instances, or
-            ``step``, the batch of the inner step.
+        curvature_batch: Inner instances by which the hypergradient differentiates the inner loss: ``fresh`` draws
+            `outer_rows` others, ``step`` uses the batch of the inner step.
         outer_rows: Instances of an outer batch, over all replicas.
         hessian_products: Number of Hessian products, M; the Neumann series has M + 1 terms.
         gamma: Step size of the Neumann series, which multiplies the whole series.
@@ -82,11 +84,11 @@ PRESETS: dict[Preset, Choices] = {
 
 
 def choices(preset: Preset, **overrides: Any) -> Choices:
-    """Return the settings of both levels (rows, steps, learning rates ...) that a preset chooses.
+    """Return the choices of a preset, with those that a user sets instead.
 
     Args:
-        preset: "paper", "released_code" or "fast"; see the table above.
-        overrides: Settings that replace the preset's; None keeps the preset's.
+        preset: ``paper``, ``released_code``, or ``fast``, which is the paper's without Hessian products.
+        overrides: Fields of ``Choices`` with the user's values; None keeps the preset's value.
 
     Raises:
         ValueError: There is no such preset.

@@ -26,7 +26,9 @@ from ..storage.preparation import Preparation
 
 
 class PromptPieces(NamedTuple):
-    """Texts of a few-shot prompt.
+    """Few-shot prompt as separate texts, so that an extractor can choose later which exemplars are in it.
+
+    The prompt is the concatenation of head, chosen exemplars and query.
 
     Args:
         head: Instructions before the exemplars, with the separator; empty without exemplars or instructions.
@@ -42,12 +44,12 @@ class PromptPieces(NamedTuple):
 
 
 class EncodedPieces(NamedTuple):
-    """Token ids of a few-shot prompt.
+    """Few-shot prompt as separate lists of token ids, so that an extractor can choose which exemplars are in it.
 
     Args:
         head: Ids of the tokens before the exemplars, bos included.
         exemplars: Ids of each exemplar.
-        document: The query and the target.
+        document: Ids of the query, the example to solve, and of the target.
     """
 
     head: list[int]
@@ -63,7 +65,7 @@ def prompt_pieces(
     generator: Callable[[], random.Random],
     separator: str,
 ) -> PromptPieces:
-    """Return the pieces of an example's prompt.
+    """Render a few-shot prompt as separate texts: the instructions, each exemplar, the query, and the target.
 
     Args:
         form: Form of the prompt.
@@ -82,7 +84,14 @@ def prompt_pieces(
 
 
 def encode_pieces(preparation: Preparation, pieces: PromptPieces) -> EncodedPieces:
-    """Tokenize the pieces of a prompt; a token of the whole prompt belongs to the piece in which it ends.
+    """Tokenize a few-shot prompt, and divide its tokens into instructions, exemplars, and query with target.
+
+    The whole prompt is tokenized, so that the concatenated parts have its tokens; a token belongs to the part in which
+    its text ends.
+
+    Args:
+        preparation: Settings of tokenization, with the tokenizer.
+        pieces: Texts of the prompt.
 
     Raises:
         ValueError: The tokens of an exemplar depend on the text before it.
@@ -129,12 +138,15 @@ def _divided(ids: list[int], ends: list[int], begin: int, end: int) -> tuple[lis
 
 
 def stack_exemplars(pieces: Sequence[EncodedPieces], number: int, padding: int) -> tuple[Tensor, Tensor]:
-    """Return (ids, mask) of the exemplars of B prompts, int64 [B, N, C] each; the mask is 0 at padding.
+    """Return the exemplars of B prompts as (ids, mask), int64 [B, N, C] each, padded to the C tokens of the longest.
 
     Args:
         pieces: Tokens of each prompt.
-        number: Exemplars of each prompt, N; a prompt with fewer has empty ones, whose mask is 0.
+        number: Exemplars of each prompt, N; a prompt with fewer has empty ones.
         padding: Token id of padding.
+
+    Returns:
+        The token ids, and the mask, which is 0 at padding and in empty exemplars.
     """
     rows = [[*one.exemplars, *([[]] * (number - len(one.exemplars)))] for one in pieces]
     ids, mask = _padded([ids for row in rows for ids in row], padding)
@@ -142,7 +154,12 @@ def stack_exemplars(pieces: Sequence[EncodedPieces], number: int, padding: int) 
 
 
 def stack_heads(pieces: Sequence[EncodedPieces], padding: int) -> tuple[Tensor, Tensor]:
-    """Return (ids, mask) of the heads of B prompts, int64 [B, H] each; the mask is 0 at padding."""
+    """Return the instructions of B prompts as (ids, mask), int64 [B, H] each, padded to the H tokens of the longest.
+
+    Args:
+        pieces: Tokens of each prompt, whose instructions are the tokens before its exemplars.
+        padding: Token id of padding, where the mask is 0.
+    """
     return _padded([one.head for one in pieces], padding)
 
 

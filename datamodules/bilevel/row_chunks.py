@@ -14,12 +14,18 @@ from .level_rows import InnerBatch
 
 
 def outer_chunks(rows: LanguageRows, size: int) -> list[LanguageRows]:
-    """Divide rows into chunks of `size`, the longest rows first; ``step_targets`` stays that of the whole step."""
+    """Divide a batch into batches of at most `size` rows, the longest rows first, to save memory and padding.
+
+    Their ``step_targets`` stays the count of the whole step, so that the losses of the parts add up to its mean loss.
+    """
     return [take_rows(rows, indices) for indices in _sorted_chunks(rows, size)]
 
 
 def inner_chunks(batch: InnerBatch, size: int) -> list[InnerBatch]:
-    """Divide a batch into chunks of `size` inner instances, the longest rows first; inputs go with their rows."""
+    """Divide a batch of inner instances into batches of at most `size`, the longest rows first, to save memory.
+
+    Each part has the inputs of its rows' learnable instructions.
+    """
     return [
         InnerBatch(take_rows(batch.rows, indices), take_inputs(batch.inputs, indices))
         for indices in _sorted_chunks(batch.rows, size)
@@ -74,7 +80,7 @@ def _places(targets: Tensor) -> Tensor:
 
 
 def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
-    """Return the first and the second half of the rows, whose hypergradients are compared to measure their noise.
+    """Return the first and the second half of an outer batch, whose hypergradients are compared to measure their noise.
 
     Raises:
         ValueError: The batch has one row.
@@ -88,7 +94,11 @@ def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
 
 
 def row_lengths(rows: LanguageRows) -> Tensor:
-    """Return int64 [B]: tokens of each row's document; for an encoder-decoder model, of its source."""
+    """Return the number of tokens of each row, int64 [B], without padding; for an encoder-decoder model, of its source.
+
+    Args:
+        rows: Rows of one document each.
+    """
     columns = rows.input_ids.shape[1]
     starts = rows.offsets.cpu().long()
     first = starts[:-1] % columns == 0
