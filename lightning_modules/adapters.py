@@ -257,16 +257,21 @@ def _sum_of_bits(values: Tensor) -> int:
 
 
 def describe_adapters(model: PreTrainedModel, adapters: LoRA | Prefix, weights: str) -> dict[str, Any]:
-    """Return what a checkpoint must state for its adapters or prefix to be used again.
+    """Return settings of adapters or a prefix, with name, type and digest of the frozen weights beside them.
 
-    These are the settings, the name of the base weights, their type and a digest of them.
+    A checkpoint that holds only adapters states them, so that they are never loaded onto another model.
+
+    Args:
+        model: The model with its adapters or prefix.
+        adapters: Their settings.
+        weights: Hub name or folder of the frozen weights.
     """
     kind = "lora" if isinstance(adapters, LoRA) else "prefix"
     return {kind: asdict(adapters), "weights": weights, "dtype": str(model.dtype), "digest": frozen_digest(model)}
 
 
 def described_adapters(described: Mapping[str, Any]) -> LoRA | Prefix:
-    """Return the settings in a description from ``describe_adapters``."""
+    """Return the settings of adapters or a prefix from the description in a checkpoint (``describe_adapters``)."""
     return LoRA(**described["lora"]) if "lora" in described else Prefix(**described["prefix"])
 
 
@@ -290,7 +295,14 @@ def require_same_base(
 def prefixed_model(
     architecture: str, described: Mapping[str, Any], states: Mapping[str, Tensor], tokenizer: Any, where: object
 ) -> PreTrainedModel:
-    """Return the model of a checkpoint of a prefix; arguments as for ``adapted_model``.
+    """Return the model of a checkpoint that holds a prefix only: the base weights, read again, with the prefix.
+
+    Args:
+        architecture: Name of the model's class in transformers.
+        described: The description that ``describe_adapters`` returned.
+        states: The prefix's parameters, by the model's parameter names.
+        tokenizer: Tokenizer of the model.
+        where: The checkpoint, for messages.
 
     Raises:
         ValueError: The base weights are missing or different, or the checkpoint has no prefix.
@@ -315,7 +327,7 @@ def _base_model(architecture: str, described: Mapping[str, Any], where: object) 
 def adapted_model(
     architecture: str, described: Mapping[str, Any], states: Mapping[str, Tensor], where: object
 ) -> PreTrainedModel:
-    """Return the model of a checkpoint of adapters: the base weights, with the adapters beside them.
+    """Return the model of a checkpoint that holds adapters only: the base weights, read again, with the adapters.
 
     Args:
         architecture: Name of the model's class in transformers.

@@ -23,7 +23,7 @@ SMALLEST_PART = 1024
 
 
 class LogitRule(NamedTuple):
-    """A model's function from the product of hidden states and head matrix to logits.
+    """How a model turns the products of hidden states and head matrix into logits: scaled, then capped.
 
     Args:
         scale: Factor of the logits (Cohere, Granite).
@@ -37,12 +37,12 @@ class LogitRule(NamedTuple):
     cap: float | None = None
 
     def logits(self, products: Tensor) -> Tensor:
-        """Return the logits of products."""
+        """Return the logits, of the same shape as the products."""
         scaled = products if self.scale == 1.0 else products * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
     def product_gradient(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """Return the gradient of the products; the gradient of the logits is overwritten."""
+        """Return the loss's gradient for the products, from its `gradient` for the logits, which is overwritten."""
         if self.cap is not None:
             gradient.mul_(1 - (logits / self.cap).square())
         return gradient if self.scale == 1.0 else gradient.mul_(self.scale)

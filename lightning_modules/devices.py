@@ -34,7 +34,7 @@ def scoring_dtype(device: torch.device) -> torch.dtype:
 
 
 def scorer_type(dtype: str | None, device: str | None) -> str:
-    """Name of the type of a scorer's weights: as given, else ``scoring_dtype`` of the device, by ``process_device``.
+    """Return the name of the type of a scorer's weights: `dtype` if it is given, else the default of the device.
 
     >>> scorer_type(None, "cuda:1"), scorer_type(None, "cpu"), scorer_type("float32", "cuda:1")
     ('bfloat16', 'float32', 'float32')

@@ -6,7 +6,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole_value(parameter: Tensor) -> Tensor:
-    """Return a parameter's values in full, on the CPU; every process that holds a part must call it."""
+    """Return the whole of a parameter that may be sharded, on the CPU; every process with a shard must call it."""
     if hasattr(parameter, "ds_id"):
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
@@ -17,14 +17,17 @@ def whole_value(parameter: Tensor) -> Tensor:
 
 
 def whole_shape(parameter: Tensor) -> torch.Size:
-    """Return the shape of a parameter in full."""
+    """Return the shape of the whole parameter, also where this process holds only a shard."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
 
 @torch.no_grad()
 def set_whole(parameter: nn.Parameter, value: Tensor) -> None:
-    """Set a parameter to values in full; every process that holds a part must call it with the same values."""
+    """Set a parameter, which may be sharded, to the whole tensor `value`.
+
+    Every process with a shard must call it with the same values.
+    """
     if hasattr(parameter, "ds_id"):
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 

@@ -43,7 +43,7 @@ def plain_values(value: Any) -> Any:
 
 
 def as_group(group: type[Group], value: Group | Mapping[str, Any]) -> Group:
-    """Return a dataclass of arguments, built from a dictionary of ``plain_values`` if the value is one.
+    """Return a constructor's argument as the dataclass `group`; checkpoints hold it as a dictionary of its fields.
 
     >>> from crosstask.lightning_modules.generation.decoding import Decoding
     >>> as_group(Decoding, plain_values(Decoding(stop=("Q:",)))) == Decoding(stop=("Q:",))

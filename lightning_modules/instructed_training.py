@@ -102,7 +102,11 @@ class InstructedTraining(InstructionTuningModule):
         return average_over_replicas(tensors) if replicas(self.trainer).size > 1 else tensors
 
     def described_instruction(self) -> dict[str, Any]:
-        """Return the instruction's description, as plain values (see instructions/stored_instructions.py)."""
+        """Return what a checkpoint states about the learned instruction, as plain values.
+
+        These are kind, sizes, tokenizer, inner tasks and, for exemplars, the chosen ones: what is needed to build the
+        instruction again or to export it.
+        """
         settings, plan = self.instruction_settings, self._data.plan
         assert plan is not None
         described = {

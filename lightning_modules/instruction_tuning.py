@@ -287,9 +287,9 @@ class InstructionTuningModule(PlannedTraining):
         self.evaluation_loss.reset()
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """Return everything besides the prompts that determines the answers, for ``PredictionWriter``.
+        """Return digests of weights, decoding and precision, which determine the answers to given prompts.
 
-        Every process must call it.
+        ``PredictionWriter`` resumes an interrupted evaluation only if they are unchanged. Every process must call it.
         """
         assert self.tokenizer is not None
         ends = end_tokens(self.language_model, self.tokenizer)
@@ -325,7 +325,10 @@ class InstructionTuningModule(PlannedTraining):
         ]
 
     def rank(self, batch: OptionBatch) -> list[Answer]:
-        """Return the likeliest option of every example by ``score``, with the scores of all of its options."""
+        """Return each example's option with the highest score, and the scores of all of its options.
+
+        The module's argument `score` says how options are compared, e.g. by the sum of their tokens' log-likelihoods.
+        """
         scores = score_option_batch(self.language_model, batch)
         pairs = zip(batch.ranked, scores, strict=True)
         return [

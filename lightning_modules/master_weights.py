@@ -79,10 +79,10 @@ class MasterWeights(Optimizer):
         return {**states, "state": both}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load states and masters.
+        """Load the inner optimizer's states and the float32 master weights from a ``state_dict`` of this class.
 
         Raises:
-            ValueError: The states lack a master.
+            ValueError: A parameter in half precision has no master weight there.
         """
         self._inner.load_state_dict(state_dict)
         for weight, master in self._masters.items():

@@ -190,7 +190,11 @@ def require_special_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrained
 
 
 def language_model_class(config: PreTrainedConfig, weights: str | None = None) -> type[PreTrainedModel]:
-    """Return the class of a configuration's causal or encoder-decoder language model.
+    """Return the class of transformers for a configuration's causal or encoder-decoder language model.
+
+    Args:
+        config: Configuration of the model.
+        weights: Hub name or folder of the weights, for the message.
 
     Raises:
         ValueError: transformers builds no language model of the configuration.

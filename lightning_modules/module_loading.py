@@ -15,7 +15,7 @@ MODULES: dict[str, type[PlannedTraining]] = {
 
 
 def load_module(name: str, checkpoint: Path) -> PlannedTraining:
-    """Return the module of a class name with a checkpoint's weights and learned instructions.
+    """Build a LightningModule by its class name, and load a checkpoint's weights and learned instructions.
 
     Args:
         name: Name of the module's class, e.g. "ScorerModule".

@@ -28,7 +28,7 @@ from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
 
 
 class Step(NamedTuple):
-    """What an error and a dump say of the current optimizer step, if its loss or gradient is not finite.
+    """Batches, dropout seeds and examples of an optimizer step, kept for the dump if it is not finite.
 
     Args:
         number: Number of the step, from 1.
@@ -44,13 +44,13 @@ class Step(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Values of a step that are being copied from the device.
+    """Loss and gradient norm of an optimizer step while they are copied from the device to the host.
 
     Args:
-        step: The step they belong to.
-        names: Names of the values.
-        numbers: float [n] in the host's memory, valid after the event.
-        event: Recorded after the copy; None if the device is the CPU.
+        step: The optimizer step.
+        names: Names of the n values.
+        numbers: float [n] in the host's memory, valid once the event has happened.
+        event: Recorded behind the copy; None if the device is the CPU.
     """
 
     step: Step
@@ -69,7 +69,12 @@ class StepGuard:
         """Whether a dump is being written, whose weights may be the reason for it."""
 
     def begin(self, number: int, data: RunData | None) -> None:
-        """Begin an optimizer step, counted from 1. Without `data` of crosstask its examples are unknown."""
+        """Start recording an optimizer step, and forget the one before.
+
+        Args:
+            number: Number of the step, from 1.
+            data: Datamodule that knows the examples of the step; None for another project's.
+        """
         self._step = Step(number, list if data is None else data.step_examples(), [], [])
 
     def note(self, batch: Any, seed: int) -> None:
@@ -78,10 +83,18 @@ class StepGuard:
         self._step.seeds.append(seed)
 
     def admit(self, module: L.LightningModule, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Let an optimizer take its step if the values are finite; every process must call it with equal values.
+        """Check loss and gradient norm just before an optimizer's step; every process must call it with equal values.
+
+        A fused optimizer is given a flag with which it skips a bad step on the device. The host reads the values at the
+        next call, so that it need not wait.
+
+        Args:
+            module: The module in training.
+            values: Scalars by name, such as "loss" and "gradient norm".
+            optimizer: The optimizer that is about to take its step.
 
         Raises:
-            ValueError: They are not finite. A fused optimizer reports this at the next call.
+            ValueError: The values are not finite; those of a fused optimizer's step are reported at the next call.
         """
         self.read(module)
         numbers = stacked(values)
@@ -96,10 +109,10 @@ class StepGuard:
         self._unread = Unread(self._step, list(values), arrived, event)
 
     def read(self, module: L.LightningModule) -> None:
-        """Check the values of a step that a fused optimizer has taken or skipped; every process must call it.
+        """Check the loss and gradient norm of the last fused step, if no call has; every process must call it.
 
         Raises:
-            ValueError: They are not finite.
+            ValueError: They are not finite: the optimizer has skipped the step on the device.
         """
         if self._unread is None:
             return
@@ -109,10 +122,10 @@ class StepGuard:
         self._require(module, step, dict(zip(names, numbers.tolist(), strict=True)))
 
     def require_finite(self, module: L.LightningModule, values: Mapping[str, Tensor | float]) -> None:
-        """Stop unless the losses and norms of a step are finite; every process must call it with equal values.
+        """Stop training unless the losses and norms of the step are finite; every process must pass equal values.
 
         Raises:
-            ValueError: One is not. Names the step, the values, the examples and the dump.
+            ValueError: One is not finite. Names the step, the values, the examples and the folder of the dump.
         """
         numbers = {name: float(value) for name, value in values.items()}
         self._require(module, self._step, numbers)
@@ -124,7 +137,7 @@ class StepGuard:
     def stop(
         self, module: L.LightningModule, numbers: dict[str, float], reason: str = "", step: Step | None = None
     ) -> NoReturn:
-        """Dump a step and stop training; every process must call it.
+        """Write a step's batches and weights to a folder and stop training; every process must call it.
 
         Args:
             module: The module in training.
@@ -192,17 +205,21 @@ def optimizer_tensors(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 
 def require_finite_everywhere(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
-    """Reject weights that are not finite on any process; every process must call it, and all raise the same error.
+    """Reject tensors that are not finite on any process; every process must call it, and all raise the same error.
+
+    Args:
+        tensors: This process's tensors, each as (name, tensor).
+        where: The model or file that holds them, for the message.
 
     Raises:
-        ValueError: Names the first of them.
+        ValueError: A tensor has NaN or infinity. Names the first ones.
     """
     if names := _everywhere(names_not_finite(tensors)):
         raise ValueError(not_finite(where, names))
 
 
 def stacked(values: Mapping[str, Tensor]) -> Tensor:
-    """Return scalars as one vector on the device of the first; float64 if one of them is, else float32."""
+    """Return n scalars as one tensor [n] on the device of the first: float64 if one of them is, else float32."""
     tensors = [value.detach() for value in values.values()]
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     return torch.stack([tensor.to(tensors[0].device, dtype).reshape(()) for tensor in tensors])

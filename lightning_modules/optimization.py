@@ -158,7 +158,13 @@ def accept_named_states(optimizer: Optimizer, module: nn.Module) -> None:
 
 
 def name_states(states: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
-    """Return an optimizer's states, keyed by indices or names, as states keyed by parameter names."""
+    """Return an optimizer's ``state_dict`` with parameter names as keys, in place of torch's indices.
+
+    Args:
+        states: The optimizer's ``state_dict``; one with names as keys is returned unchanged.
+        optimizer: The optimizer, whose groups give the order of the indices.
+        module: Holds the optimizer's parameters.
+    """
     if any(isinstance(key, str) for key in states["state"]):
         return states
     places = _names_by_group(optimizer, module)
@@ -177,7 +183,9 @@ def _names_by_group(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
 def rate_share(
     step: int, *, warmup: int, total: int, schedule: Schedule = "linear", cooldown: int | None = None
 ) -> float:
-    """Return the learning rate at a step as a share of its peak: `warmup` steps up, then the schedule until `total`.
+    """Return the learning rate at a step, counted from 0, as a share of its peak.
+
+    The rate rises linearly for `warmup` steps, and then follows the schedule until step `total`.
 
     The schedule ``wsd`` decays over the last `cooldown` steps; with None, over all steps after the warm-up.
 

@@ -22,12 +22,12 @@ from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.stream_changes import changed_values, completed
 from .callback_checks import keep_callback_settings
-from .finite_steps import FiniteSteps
 from .generation.generation_settings import published_settings, settings_as_fields
 from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, scheduler
 from .optimizer_classes import build_optimizer, reject_optimizer, set_averages
+from .optimizer_hooks import CheckedOptimizerHooks
 from .resumed_settings import (
     config_changes,
     group_settings,
@@ -63,12 +63,13 @@ from .trainer_checks import (
 )
 
 
-class PlannedTraining(FiniteSteps):
-    """A module whose batches are parts of optimizer steps that a datamodule has planned.
+class PlannedTraining(CheckedOptimizerHooks):
+    """Base class of the LightningModules; their datamodules fix the rows of every optimizer step in advance.
 
-    A batch's loss is its part of the mean over the whole step. Subclasses compute such parts in ``training_step``, pass
-    them to ``step_part``, and build their model with ``built``. ``load_from_checkpoint(path)`` needs no further
-    arguments: the hyperparameters in a checkpoint are the constructor's arguments.
+    The number of targets of a whole step is therefore known, and a batch's loss is its part of the mean over the step.
+    Subclasses compute this part in ``training_step``, pass it to ``step_part``, and build their model with ``built``.
+    ``load_from_checkpoint(path)`` needs no further arguments: the hyperparameters in a checkpoint are the constructor's
+    arguments.
     """
 
     network: Network
@@ -288,9 +289,10 @@ class PlannedTraining(FiniteSteps):
         torch.manual_seed(seed)
 
     def batch_losses(self, batch: Any) -> dict[str, Tensor]:
-        """Return this batch's part of each loss of the optimizer step, by name.
+        """Return what this batch adds to each loss of its optimizer step, by the loss's name.
 
-        On one replica it works without a trainer.
+        That is the sum over the batch's targets, divided by the number of targets of the whole step. On one replica it
+        works without a trainer: ``crosstask replay`` calls it so.
         """
         raise NotImplementedError(f"{type(self).__name__} does not state the losses of a batch")
 
@@ -366,15 +368,15 @@ class PlannedTraining(FiniteSteps):
             realign_progress(checkpoint, replicas(self.attached_trainer))
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """Return everything besides the prompts that determines the answers.
+        """Return what determines the answers besides the prompts, such as a digest of the weights, as strings by name.
 
-        None if an interrupted evaluation must start over.
+        ``PredictionWriter`` resumes an interrupted evaluation only if they are unchanged. None: it always starts over.
         """
         return None
 
     def restore_answers(self, answers: Any) -> None:
-        """Add the answers of an interrupted evaluation to the scores.
+        """Add the answers that an interrupted evaluation has written to the scores of this one.
 
-        It is called only if ``answer_fingerprint`` is not None.
+        ``PredictionWriter`` calls it, and only if ``answer_fingerprint`` is not None.
         """
         raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")

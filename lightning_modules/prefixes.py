@@ -222,7 +222,7 @@ def base_of_prefix(folder: str) -> str | None:
 
 
 def load_prefix(model: PreTrainedModel, folder: str) -> None:
-    """Add the prefix in a folder to a model.
+    """Add the virtual tokens in a folder, as ``save_prefix`` or peft wrote it, to a model, and freeze the model.
 
     Raises:
         ValueError: The folder has no prefix, or one of another shape than the model's keys.

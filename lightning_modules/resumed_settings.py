@@ -71,15 +71,16 @@ ABOUT_FILES = ("transformers_version", "architectures", "dtype", "use_cache")
 
 
 def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
-    """All fields of a model's configuration, as plain values."""
+    """Return all fields of a model's configuration, as plain values."""
     fields: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     return fields
 
 
 def config_changes(saved: Mapping[str, Any] | None, config: PreTrainedConfig) -> list[str]:
-    """A phrase for each field that differs from a checkpoint's configuration and decides what the model computes.
+    """Return a phrase for each field in which a model's configuration differs from a checkpoint's.
 
-    The sizes of weights are compared before; others (a rotary base, an activation, dropout) fit any weights.
+    Fields that decide nothing of the computation are left out. Differences in the sizes of weights are found when
+    weights are loaded; those that are reported here (a rotary base, an activation, dropout) fit any weights.
     """
     old, new = (
         {name: value for name, value in fields.items() if name not in ABOUT_FILES and not name.startswith("_")}

@@ -144,7 +144,13 @@ class ScorerModule(PlannedTraining):
     def cross_encoder(
         self, *, max_length: int = 512, truncation: Truncation = "instruction", cut: Cut = "middle"
     ) -> CrossEncoder:
-        """Return the model for use without Lightning, on pairs of at most `max_length` tokens; see ``CrossEncoder``."""
+        """Return the model and its tokenizer as a ``CrossEncoder``, which scores pairs of texts without Lightning.
+
+        Args:
+            max_length: Largest number of tokens of an (instruction, response) pair.
+            truncation: Which text of a longer pair is truncated.
+            cut: Which tokens a long instruction loses.
+        """
         model, tokenizer = self.scorer, self.tokenizer
         assert tokenizer is not None
         return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation, cut=cut)

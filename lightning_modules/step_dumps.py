@@ -74,7 +74,7 @@ def write_fault(folder: Path, fault: StepFault) -> None:
 
 
 def write_batches(path: Path, batches: Sequence[Any], seeds: Sequence[int]) -> None:
-    """Write a replica's batches of a step, each with the seed of its dropout."""
+    """Write a replica's batches of an optimizer step, each with the seed of its dropout, to a file of torch."""
     torch.save({"batches": [as_plain(batch) for batch in batches], "seeds": list(seeds)}, path)
 
 
@@ -115,7 +115,7 @@ def read_batches(folder: Path) -> list[tuple[str, int, Any]]:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a batch as dictionaries of plain values and tensors on the CPU."""
+    """Return a batch (named tuples of tensors) as dictionaries of CPU tensors, which a safe unpickler reads."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if type(value).__name__ in BATCHES:
@@ -124,7 +124,7 @@ def as_plain(value: Any) -> Any:
 
 
 def as_batch(value: Any) -> Any:
-    """Return the batch that ``as_plain`` has turned into dictionaries."""
+    """Return the batch whose dictionaries ``as_plain`` has written."""
     if not isinstance(value, dict):
         return value
     fields = {name: as_batch(part) for name, part in value.items()}

@@ -57,13 +57,13 @@ class Replay:
 
 
 def replay_step(folder: Path, *, weights: Path | None = None, device: str = "cpu") -> Replay:
-    """Compute a dumped step again, without taking the optimizer step.
+    """Compute the losses and gradients of a failed optimizer step again, in one process; weights are not changed.
 
-    The gradient is that of the whole step, summed over the batches of all replicas. Dropout masks are those of the run
-    if the device is of the same kind.
+    Training writes the dump of a step whose loss or gradient is not finite. The gradient is that of the whole step,
+    summed over the batches of all replicas. Dropout masks are those of the run if the device is of the same kind.
 
     Args:
-        folder: Folder of the dump.
+        folder: Folder of the dump, ``not-finite-step-N``.
         weights: Checkpoint of the weights before the step, if the dump holds none.
         device: Device to compute on, e.g. "cuda".
 

@@ -53,9 +53,13 @@ def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, 
 
 @contextmanager
 def head_reading(model: PreTrainedModel, places_N: Tensor) -> Iterator[None]:
-    """Make a model's head compute only the hidden states at these indices of the flattened rows, as one row.
+    """Within the block, make a model compute logits at N positions only: its ``logits`` are [1, N, V].
 
     transformers' ``logits_to_keep`` takes the same columns of every row, or a mask whose count makes the host wait.
+
+    Args:
+        model: A language model of transformers.
+        places_N: Positions, as indices into the flattened rows [B * L].
 
     Raises:
         ValueError: The model has no head.
@@ -88,7 +92,8 @@ def target_loss(
     Args:
         model: A causal or encoder-decoder language model of transformers.
         batch: Rows for a model of that architecture.
-        packed: Whether the model has document attention; see ``target_logits``.
+        packed: Whether the model has document attention. If not, each row must hold one document, and padding is
+            masked.
         head: The model's head, to compute the loss of many targets without keeping their logits; the result can then be
             differentiated once only. None keeps the logits.
     """

@@ -16,8 +16,9 @@ from .callback_checks import reject_callbacks, require_checkpoints
 def reject_settings(trainer: L.Trainer, *, automatic: bool = True) -> None:
     """Reject settings and callbacks of ``fit`` that would have no effect or would change the loss.
 
-    Training is one epoch of ``max_steps`` optimizer steps over a planned stream. docs/trainer_settings.md has a row for
-    every setting. With a datamodule of another project, only what holds for any data is checked.
+    Training is one epoch of ``max_steps`` optimizer steps, whose rows the datamodule fixes in advance.
+    docs/trainer_settings.md has a row for every setting. With a datamodule of another project, only what holds for any
+    data is checked.
 
     Args:
         trainer: The trainer in ``fit``, before anything is built.

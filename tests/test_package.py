@@ -88,7 +88,7 @@ ORDER = {
         "resumed_settings",
         "step_dumps",
         "nonfinite_stop",
-        "finite_steps",
+        "optimizer_hooks",
         "planned_training",
         "evaluation",
         "instructions",

@@ -1,7 +1,7 @@
-"""An optimizer step that is not taken if loss or gradient are not finite, under every strategy and precision.
+"""Lightning's hooks of the optimizer step, of clipping and of the schedule, with checks that values are finite.
 
-``nonfinite_stop.py`` finds such steps; this module's hooks call it. Lightning's own step applies any gradient, and
-advances the schedule at steps that fp16 skips.
+The hooks call ``nonfinite_stop.py``, which stops training, under every strategy and precision. Lightning's own step
+applies any gradient, and advances the schedule at steps that fp16 skips.
 """
 
 import math
@@ -18,10 +18,11 @@ from .nonfinite_stop import StepGuard, gradient_norm, optimizer_tensors, require
 from .optimizer_classes import set_averages
 
 
-class FiniteSteps(L.LightningModule):
-    """A LightningModule that stops if a loss, a gradient or a weight is not finite.
+class CheckedOptimizerHooks(L.LightningModule):
+    """A LightningModule whose training and evaluation stop if a loss, a gradient or a weight is not finite.
 
-    Subclasses set ``step_loss`` at the last batch of an optimizer step, and pass each batch to ``guard``.
+    Subclasses set ``step_loss`` at the last batch of an optimizer step, and pass each batch to ``guard``, which writes
+    them to a file for ``crosstask replay`` if the step fails.
     """
 
     def __init__(self) -> None:
