@@ -20,14 +20,21 @@ from .tokenized_prompts import TokenIds
 def without_skipped(
     batches: Sequence[list[int]], examples: Sequence[EvaluationExample], skip: Collection[int]
 ) -> list[list[int]]:
-    """Return the batches (indices into `examples`) without those whose examples' numbers are all in `skip`."""
+    """Drop the batches whose examples all have answers already, e.g. when an interrupted evaluation resumes.
+
+    Args:
+        batches: Indices of each batch's examples.
+        examples: The evaluated examples.
+        skip: Numbers of the examples that need no evaluation (``EvaluationExample.number``).
+    """
     return [batch for batch in batches if not all(examples[i].number in skip for i in batch)]
 
 
 class PromptLoader:
-    """Iterable of one replica's ``PromptBatch``es, the longest prompts first.
+    """Iterable of one replica's batches of padded prompts to generate answers from, the longest prompts first.
 
-    A filler batch, which keeps replicas at the same number of batches, repeats one prompt and lists no examples.
+    All replicas have the same number of batches, since sharded models need every process in every forward pass. A
+    replica with fewer prompts gets filler batches: one prompt again, and no examples.
 
     Args:
         sources: Token ids of each prompt.
@@ -93,17 +100,17 @@ def pad_prompts(sources: Sequence[TokenIds], pad_token_id: int, *, left: bool) -
 class OptionLoader:
     """Iterable of one replica's batches of examples with options to rank, the largest first.
 
-    Batches, and so scores, do not depend on the number of replicas. A filler batch, which keeps replicas at the same
-    number of batches, is a row of padding.
+    Batches, and so scores, do not depend on the number of replicas. All replicas have the same number of batches, since
+    sharded models need every process in every forward pass. A filler batch is a row of padding.
 
     Args:
         examples: The examples with their options.
         documents: Tokenized options of each example, from ``tokenize_options``.
-        rows: Layout of rows with options for the kind of model.
+        rows: Builds the rows of a batch, for a decoder-only or an encoder-decoder model.
         budget: Maximum number of tokens of a batch; a larger example is a batch by itself.
         replicas: This process's replica.
-        unconditional: Document of each option after the unconditional prompt, by the option's text without surrounding
-            white space; None without that prompt.
+        unconditional: Each option tokenized after a prompt without the question, which the score ``pmi`` needs, by the
+            option's text without surrounding white space; None without that prompt.
         skip: Numbers of examples that need no evaluation; the collection is read whenever iteration begins.
 
     Raises:
@@ -161,13 +168,14 @@ def _trees(rows: OptionRows, example: EvaluationExample, documents: Sequence[Tok
 
 
 class RowLoader:
-    """Iterable of one replica's batches of documents in packed rows, for the loss over all documents.
+    """Iterable of one replica's batches of packed rows, for the validation loss over all documents.
 
-    A filler batch, which keeps replicas at the same number of batches, has only padding, and no target.
+    A document is a tokenized prompt with its target. All replicas have the same number of batches; a filler batch has
+    only padding, and no target.
 
     Args:
         documents: The documents of all replicas.
-        kind: Layout of rows for the kind of model.
+        kind: Builds the rows of a batch, for a decoder-only or an encoder-decoder model.
         packing: Function that packs documents into rows.
         budget: Maximum number of columns of a batch, padding included; at least one row.
         replicas: This process's replica.

@@ -10,7 +10,9 @@ from ..schema import EvaluationExample, Level
 
 @dataclass(frozen=True)
 class TaskCoverage:
-    """Coverage of one task of the table. An instance is a row of the task's file, in any number of prompts.
+    """Numbers of one task of a published results table: instances in the paper, in the local files, and evaluated.
+
+    An instance is a row of the task's file, however many prompts are rendered from it.
 
     Args:
         task: Name of the task.
@@ -37,7 +39,7 @@ class TaskCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage of a published results table.
+    """The tasks of a published results table, and on how many instances each was evaluated; for the report.
 
     Args:
         stated_by: The paper and its table.
@@ -48,7 +50,7 @@ class Coverage:
     tasks: list[TaskCoverage]
 
     def columns(self) -> dict[tuple[Level, str], list[TaskCoverage]]:
-        """Return the tasks of each (level, column), in the table's order."""
+        """Group the tasks by (level of generalization, column of the table), in the table's order."""
         columns: dict[tuple[Level, str], list[TaskCoverage]] = {}
         for task in self.tasks:
             columns.setdefault((task.level, task.column), []).append(task)
@@ -59,7 +61,7 @@ class Coverage:
         return [task for task in self.tasks if task.level == level]
 
     def missing_columns(self, level: Level) -> list[str]:
-        """Return the columns of a level of which no task was evaluated."""
+        """Return the columns of a level of generalization in which no task was evaluated."""
         columns = [(column, tasks) for (of, column), tasks in self.columns().items() if of == level]
         return [column for column, tasks in columns if not any(task.run for task in tasks)]
 
@@ -76,7 +78,7 @@ def suite_coverage(
     scored: Collection[int],
     unknown: Mapping[str, UnknownTokens] | None = None,
 ) -> Coverage:
-    """Return the coverage of the published table that a ``Suite`` describes.
+    """Count how many instances of each task of a published results table were evaluated.
 
     Args:
         suite: Benchmark that lists the table's tasks.
@@ -84,7 +86,7 @@ def suite_coverage(
         rows: Row of its task's file that each example comes from.
         available: Number of rows of each task's file that can be evaluated.
         scored: Numbers of the examples that were scored (``EvaluationExample.number``).
-        unknown: Unknown tokens in each task's examples; None for none.
+        unknown: Counts of unknown tokens in each task's examples; None if there are none.
     """
     lost = unknown or {}
     evaluated: dict[str, set[int]] = {}

@@ -22,7 +22,7 @@ from .options import OptionRanking, label_options, options_of, ranking_problem
 
 
 class EvaluationSet(NamedTuple):
-    """The examples of one stage, in an order that is the same on every replica.
+    """The examples that validation or test evaluates, with their prompts, in the same order on every replica.
 
     Args:
         examples: The evaluated examples; ``examples[i].number == i``. An instance that is evaluated at several numbers
@@ -44,7 +44,7 @@ class EvaluationSet(NamedTuple):
     sources_known: bool = True
 
     def select(self, *, options: bool) -> "EvaluationSet":
-        """Return the examples with options (True) or without (False); they keep their numbers in the whole set."""
+        """Return only the examples with options to rank (True), or only the others (False); numbers are kept."""
         kept = [place for place, example in enumerate(self.examples) if bool(example.options) == options]
         return EvaluationSet([self.examples[place] for place in kept], [self.prompts[place] for place in kept], {})
 

@@ -18,12 +18,13 @@ from ..storage.preparation import Preparation
 
 @dataclass(frozen=True)
 class FewShotPreparation(Preparation):
-    """A ``Preparation`` that renders evaluation prompts with demonstrations.
+    """Renders evaluation prompts with demonstrations (few-shot), and keeps demonstrations out of the evaluation set.
 
     Demonstrations of a training task are training instances, those in ``chosen`` first. Demonstrations of another task
     are those that its authors published, then instances that are not evaluated. If these are too few, the last
     held-out instances become demonstrations and are not evaluated. All prompts of one template of a task have the same
-    demonstrations, and a prompt with k demonstrations has the first k of them.
+    demonstrations, and a prompt with k demonstrations has the first k of them. The arguments of ``Preparation``, the
+    settings of zero-shot rendering and tokenization, come first.
 
     Args:
         shots: The largest number of demonstrations.
@@ -43,7 +44,7 @@ class FewShotPreparation(Preparation):
     _pools: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict, kw_only=True, repr=False)
 
     def few_shot_prompt(self, task: Task, example: Example, shots: int) -> Prompt:
-        """Return the prompt of an example with `shots` demonstrations, or with as many of these as fit."""
+        """Return the prompt of an example after `shots` demonstrations; after fewer if those exceed ``room`` tokens."""
         demonstrations = self._demonstrations(task, example)[:shots]
 
         def prompt(number: int) -> Prompt:
@@ -56,9 +57,17 @@ class FewShotPreparation(Preparation):
     def split_instances(
         self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
     ) -> InstanceSplit:
-        """Split a task's prompts as for zero-shot evaluation, without rows that are needed as demonstrations.
+        """Choose the training, validation and test instances of a task; demonstrations are not evaluated.
 
-        Rows are taken only from the evaluated rows of a task that does not train; arguments as in the base class.
+        A task that trains is split as in zero-shot evaluation. From any other task, as many of the last evaluated rows
+        are taken out as are needed as demonstrations (``reserved_from``).
+
+        Args:
+            name: Name of the task.
+            examples: All examples of the task.
+            trained: Whether the task trains.
+            validated: Whether the task is evaluated in validation.
+            tested: Whether the task is evaluated in the test.
         """
         instances = super().split_instances(name, examples, trained=trained, validated=validated, tested=tested)
         if trained or not (needed := self._needed(self.benchmark.task(name))):
@@ -161,7 +170,7 @@ def most_fitting(number: int, fits: Callable[[int], bool]) -> int:
 
 
 def reserved_from(evaluated: int, held_back: int) -> int:
-    """Return the index of the first evaluated row that becomes a demonstration, as do all rows behind it.
+    """Return how many evaluated rows stay evaluated; the rows from this index on become demonstrations.
 
     Args:
         evaluated: Number of evaluated rows.
@@ -182,7 +191,16 @@ def few_shot_preparation(
     names: Mapping[Split, Collection[str]],
     chosen: Chosen | None = None,
 ) -> FewShotPreparation:
-    """Return a ``FewShotPreparation`` with the settings of a preparation; the other arguments are documented there."""
+    """Return a preparation with the same settings that renders evaluation prompts with demonstrations.
+
+    Args:
+        preparation: Zero-shot rendering and tokenization.
+        shots: The largest number of demonstrations.
+        separator: Text between two examples.
+        room: Maximum number of tokens of a prompt, demonstrations included.
+        names: Names of the tasks of each split.
+        chosen: Ids of demonstrations to use first, by task; None for none.
+    """
     shared: dict[str, Any] = {one.name: getattr(preparation, one.name) for one in fields(Preparation)}
     shared["chosen"] = chosen or {}
     task_names = {split: frozenset(tasks) for split, tasks in names.items()}

@@ -30,7 +30,7 @@ from .tokenized_prompts import option_documents, prompt_tokens
 
 @dataclass(frozen=True)
 class EvaluationLoaders:
-    """Builds the dataloaders of evaluation sets, of any stage.
+    """Builds the dataloaders of validation and test: prompts to generate from, options to rank, rows for the loss.
 
     Args:
         preparation: Settings of rendering and tokenization, with the tokenizer.
@@ -88,7 +88,7 @@ class EvaluationLoaders:
         return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=budget, replicas=replicas)
 
     def fingerprint(self, examples: EvaluationSet) -> dict[str, str]:
-        """Return digests and settings that decide the prompts of a stage and their batches."""
+        """Return digests of prompts, tokenizer and batches; an evaluation resumes only if they are unchanged."""
         evaluation = self.evaluation
         leading = leading_tokens(self.preparation.tokenizer, self.preparation.bos)
         lengths = (evaluation.max_new_tokens, evaluation.batch_tokens, self.row_length, self.target_length)
@@ -144,7 +144,9 @@ class EvaluationLoaders:
 
 
 def longest_source(row_length: int, target_length: int | None, max_new_tokens: int) -> int:
-    """Return the most tokens of a prompt; the prompt of a decoder-only model shares its row with the answer.
+    """Return the maximum number of tokens of a prompt.
+
+    A decoder-only model reads the prompt and writes the answer in one row, so the answer's tokens are subtracted.
 
     Args:
         row_length: Tokens of a row; for an encoder-decoder model, of an encoder row.

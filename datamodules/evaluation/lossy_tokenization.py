@@ -16,16 +16,16 @@ def equal_options_reason(task: str) -> str:
 
 
 def are_equal(documents: Sequence[TokenizedExample]) -> bool:
-    """Return whether two documents have equal tokens; options with equal tokens cannot be ranked."""
+    """Return whether any two of the documents have equal tokens; options with equal tokens cannot be ranked."""
     return len({document.input_ids.tobytes() for document in documents}) < len(documents)
 
 
 def lost_text(
     preparation: Preparation, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
 ) -> list[tuple[tuple[int, int, int], bool]]:
-    """Return (loss, whether two texts have the same tokens) of each prompt.
+    """Count what the tokenizer loses of each prompt and its texts: (counts, whether two texts have the same tokens).
 
-    A loss is (unknown tokens of the source, unknown tokens of the texts, changed characters of the texts).
+    The counts are (unknown tokens of the source, unknown tokens of the texts, changed characters of the texts).
 
     Args:
         preparation: Settings of tokenization.
@@ -52,7 +52,12 @@ def lost_text(
 
 
 def total(counts: Sequence[tuple[int, int, int]]) -> UnknownTokens:
-    """Return the sums of the losses of ``lost_text``."""
+    """Sum the counts of several prompts.
+
+    Args:
+        counts: (unknown tokens of the source, unknown tokens of the texts, changed characters of the texts) of each
+            prompt, from ``lost_text``.
+    """
     unknown = NOTHING_LOST
     for of_prompt in counts:
         unknown = unknown.plus(*of_prompt)

@@ -26,9 +26,10 @@ ENCODER_COLUMNS = 256
 
 
 class OptionTargets(NamedTuple):
-    """Tokens that score each option, and the columns whose logits predict them.
+    """Tokens whose log-likelihoods score each option, and the columns whose logits predict them.
 
-    B rows of L columns (of the decoder, in an encoder-decoder model), K kept columns, M scored tokens, C options.
+    There are B rows of L columns (of the decoder, in an encoder-decoder model), K columns whose logits are computed, M
+    scored tokens and C options.
 
     Args:
         kept: bool [B, L], true at the K columns whose logits are needed.
@@ -60,14 +61,18 @@ class RankedExample(NamedTuple):
 
 
 class CausalOptionBatch(NamedTuple):
-    """Options for a decoder-only model: prefixes and branches in B packed rows of L columns.
+    """Batch of options for a decoder-only model to rank, in B packed rows of L columns.
+
+    The tokens that all options of a prompt begin with are its prefix, the rest of each option is a branch, and both
+    together are the prompt's tree. A drawing is in the docstring of this file.
 
     Args:
         input_ids: int64 [B, L].
         position_ids: int64 [B, L]; those of a branch continue from its prefix.
-        offsets: int32 [D + 1], index of each tree's first token in the flattened rows, padding included; the last is
-            B * L.
-        branch_offsets: int32 [S + 1], index of the first token of each prefix, branch and padding; the last is B * L.
+        offsets: int32 [D + 1], index of the first token of each of the D trees and runs of padding in the flattened
+            rows; the last is B * L.
+        branch_offsets: int32 [S + 1], index of the first token of each of the S prefixes, branches and runs of padding;
+            the last is B * L.
         targets: Tokens that score each option.
         ranked: The examples; none in a filler batch.
     """
@@ -81,16 +86,17 @@ class CausalOptionBatch(NamedTuple):
 
 
 class Seq2SeqOptionBatch(NamedTuple):
-    """Options for an encoder-decoder model: every prompt is encoded once for all of its options.
+    """Batch of C options for an encoder-decoder model to rank; every prompt is encoded once for all of its options.
 
     Args:
         input_ids: int64 [B, L_source], encoder tokens.
-        offsets: int32 [D + 1], index of each prompt's first token in the flattened encoder rows.
+        offsets: int32 [D + 1], index of the first token of each of the D prompts and runs of padding in the flattened
+            encoder rows; the last is B * L_source.
         decoder_input_ids: int64 [B, L_target]; [C, L_target] for models without document attention, with one option
             per row. The model fills in its start token at ``branch_offsets``.
         decoder_offsets: int32 [D + 1], index of the first option of each prompt in the flattened decoder rows.
-        branch_offsets: int32 [S + 1], index of each option's first token in the flattened decoder rows, padding
-            included.
+        branch_offsets: int32 [S + 1], index of the first token of each of the S options and runs of padding in the
+            flattened decoder rows.
         sources: int64 [C], index of the encoder row of each decoder row; empty if rows are packed.
         targets: Tokens that score each option.
         ranked: The examples; none in a filler batch.
@@ -110,24 +116,42 @@ OptionBatch = CausalOptionBatch | Seq2SeqOptionBatch
 
 
 class OptionRows(Protocol):
-    """Layout of rows with options to rank, for one kind of model: decoder-only or encoder-decoder."""
+    """Interface of the builders of batches with options to rank, one for decoder-only models, one for encoder-decoders.
+
+    An option tree is a prompt with its options: the tokens that all options begin with, and the rest of each.
+    """
 
     def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
-        """Return the option trees of one prompt; `documents` are its options."""
+        """Return the option trees of one prompt.
+
+        Args:
+            documents: For each option, the tokens of prompt and option.
+        """
         ...
 
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
-        """Return whether the prompt loses its beginning to truncation."""
+        """Return whether the prompt loses its beginning to truncation.
+
+        Args:
+            documents: For each option, the tokens of prompt and option.
+        """
         ...
 
     def collate(self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()) -> OptionBatch:
-        """Return the batch of the option trees of some prompts, with the options in order."""
+        """Pack the option trees of some prompts into one batch; the options keep their order.
+
+        Args:
+            prompts: Trees of each prompt.
+            ranked: The examples of the prompts.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class CausalOptionRows:
     """Builds the rows in which a decoder-only model scores the options of prompts.
+
+    An option tree is a prompt with its options: the tokens that all options begin with, and the rest of each.
 
     Args:
         pad_token_id: Token id of padding.
@@ -153,7 +177,9 @@ class CausalOptionRows:
     def collate(
         self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()
     ) -> CausalOptionBatch:
-        """Return the batch of the trees of some prompts, options in order; without prompts, a row of padding.
+        """Pack the option trees of some prompts into one batch; without prompts, it is a row of padding.
+
+        Options keep their order.
 
         Args:
             prompts: Trees of each prompt.
@@ -225,7 +251,9 @@ class Seq2SeqOptionRows:
     def collate(
         self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()
     ) -> Seq2SeqOptionBatch:
-        """Return the batch of the trees of some prompts, options in order; without prompts, a row of padding.
+        """Pack the option trees of some prompts into one batch; without prompts, it is a row of padding.
+
+        Options keep their order.
 
         Args:
             prompts: Trees of each prompt.
@@ -310,7 +338,9 @@ class _DecoderRows(NamedTuple):
 
 
 def rows_of_trees(sizes: Sequence[int], columns: int, *, packed: bool) -> list[list[int]]:
-    """Pack trees into rows, and return the indices of each row's trees; without trees, one empty row.
+    """Pack option trees (each a prompt with its options) into rows, and return the indices of each row's trees.
+
+    Without trees, one empty row is returned.
 
     Args:
         sizes: Columns of each tree.

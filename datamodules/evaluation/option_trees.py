@@ -137,7 +137,9 @@ def _tree(documents: Sequence[TokenizedExample], shared: int) -> OptionTree:
 
 
 def common_prefix(documents: Sequence[TokenizedExample]) -> int:
-    """Return the number of tokens that all documents begin with; target tokens and last tokens do not count.
+    """Return the number of tokens that the documents of a prompt's options have in common at their beginning.
+
+    Tokens of an option itself and last tokens do not count.
 
     >>> a, b = TokenizedExample(np.array([5, 6, 7, 1]), 2), TokenizedExample(np.array([5, 6, 7, 8, 1]), 2)
     >>> common_prefix([a, b])

@@ -77,9 +77,15 @@ def options_of(example: Example, labels: Sequence[str]) -> tuple[tuple[str, ...]
 
 
 def ranking_problem(options: Sequence[str], answer: int | None) -> str | None:
-    """Return the reason why an example cannot be evaluated by ranking (see ``option_problem``); None if it can be.
+    """Return the reason why an example cannot be evaluated by ranking its options; None if it can be.
 
-    Unlike there, an `answer` of None is a reason: the gold answer is missing among the options.
+    >>> ranking_problem(["yes", "no"], 1)
+    >>> ranking_problem(["yes", "no"], None)
+    'the gold answer is missing among the options'
+
+    Args:
+        options: Texts of the options.
+        answer: Index of the right option; None if it is not among the options, which is a reason.
     """
     return option_problem(options, len(options) if answer is None else answer)
 

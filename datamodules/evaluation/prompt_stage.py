@@ -25,7 +25,7 @@ from .stored_evaluation import current_evaluation, store_evaluation
 
 @dataclass(frozen=True)
 class PromptStage:
-    """Stage (validation or test) that is evaluated by prompts: generation, and ranking of options.
+    """Validation or test by prompts: its examples, and their batches for generation and for ranking of options.
 
     Args:
         loaders: Builds the dataloaders.
@@ -55,18 +55,23 @@ class PromptStage:
         return self.loaders.loader(self.evaluated, replicas, skip)
 
     def validation_loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
-        """Return packed rows for the validation loss, then the batches of ``loader``, with the same arguments."""
+        """Return the batches of one replica: packed rows for the validation loss, then those of ``loader``.
+
+        Args:
+            replicas: This process's replica.
+            skip: Numbers of examples that need no generation or ranking; the loss has all examples.
+        """
         return ChainedLoader(self.loaders.loss_loader(self.evaluated, replicas), self.loader(replicas, skip))
 
     def fingerprint(self) -> dict[str, str]:
-        """Return digests and settings that decide the prompts and their batches."""
+        """Return digests of prompts, tokenizer and batches; an evaluation resumes only if they are unchanged."""
         return self.loaders.fingerprint(self.evaluated)
 
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None:
-        """Return the coverage of the published table that a ``Suite`` describes; None for other benchmarks.
+        """Return how many instances of each task of a published results table were evaluated.
 
         Args:
-            benchmark: The run's benchmark.
+            benchmark: The run's benchmark. Only a ``Suite`` lists a published table; None is returned for others.
             scored: Numbers of the examples that were scored.
         """
         if not isinstance(benchmark, Suite):

@@ -30,7 +30,7 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
         path: The file.
         evaluated: The evaluation set.
         lines: Lines that a run prints about it.
-        read: Stamps of the files and folders that were read, by path.
+        read: Stamps (size and time) of the files and folders that were read, by path.
     """
     head = {
         "skipped": evaluated.skipped,
@@ -47,9 +47,9 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
 
 
 def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
-    """Return the evaluation set in a file and the lines to print about it.
+    """Read an evaluation set that an earlier run stored, and the lines to print about it.
 
-    None if the file does not exist, or if a data file has changed since.
+    None is returned if the file does not exist, or if a data file has changed since it was written.
     """
     records = map(json.loads, read_sealed_lines(path))
     head = next(records, None)

@@ -44,7 +44,9 @@ def option_documents(
     options: Sequence[Sequence[str]],
     tokenize: Callable[..., Documents],
 ) -> Iterator[list[TokenizedExample]]:
-    """Yield the documents of each prompt's options; conversations are in the tokenizer's chat template.
+    """Tokenize the options of each prompt behind it, some prompts at a time, and yield the documents of each prompt.
+
+    Prompts that are conversations are rendered by the tokenizer's chat template.
 
     Args:
         tokenizer: The model's tokenizer.

@@ -18,7 +18,7 @@ FEW = 10
 
 @dataclass
 class TaskCheck:
-    """Contents of a task's files.
+    """Numbers of usable, skipped and repeated examples in a task's files, for `crosstask check`.
 
     Args:
         name: Name of the task.
@@ -60,7 +60,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class BenchmarkCheck:
-    """Result of the check of a benchmark.
+    """Result of `crosstask check`: what a training on a benchmark's files would use, skip or fail at.
 
     Args:
         tasks: All tasks, in the order of their splits.

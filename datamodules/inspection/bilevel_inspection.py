@@ -22,7 +22,13 @@ MOST_MEASURED = 2000
 
 
 def first_bilevel_batch(data: InstructionOptimizationDataModule, number: int) -> list[ShownDocument]:
-    """Return the first `number` instances of each level, in the order of training."""
+    """Return the first training instances of instruction optimization as text, in the order of training.
+
+    Args:
+        data: The run's datamodule, after ``setup("fit")``.
+        number: Number of instances of each level: inner (they train the model), then outer (they train the
+            instruction).
+    """
     plan = _plan(data)
     levels = {"inner": plan.inner, "outer": plan.outer}
     return [
@@ -35,7 +41,7 @@ def first_bilevel_batch(data: InstructionOptimizationDataModule, number: int) ->
 def task_instances(
     data: InstructionOptimizationDataModule, name: str, template: str | None, number: int
 ) -> list[ShownDocument]:
-    """Return the first training instances of a task.
+    """Return the first training instances of a task in instruction optimization, as text.
 
     Args:
         data: The run's datamodule, after ``setup("fit")``.
@@ -49,7 +55,9 @@ def task_instances(
 
 
 def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = None) -> DocumentLengths:
-    """Return the lengths of training instances; of at most ``MOST_MEASURED``, evenly spread over all.
+    """Return histograms of the lengths of instruction optimization's training instances.
+
+    At most ``MOST_MEASURED`` instances are tokenized, evenly spread over all.
 
     Args:
         data: The run's datamodule, after ``setup("fit")``.

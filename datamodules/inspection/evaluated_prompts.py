@@ -16,7 +16,7 @@ from .shown_documents import ShownDocument, first_of_template
 
 
 def evaluated_documents(data: BenchmarkDataModule, name: str, template: str | None, number: int) -> list[ShownDocument]:
-    """Return the first evaluated prompts of a task; for a scorer, each with its responses.
+    """Return the first evaluated prompts of a task as the model reads them; for a scorer, each with its responses.
 
     Args:
         data: The run's datamodule.

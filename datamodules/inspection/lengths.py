@@ -43,7 +43,7 @@ class LengthHistogram:
 
 
 def length_histogram(name: str, lengths: NDArray[np.integer], limit: int | None = None) -> LengthHistogram:
-    """Return the histogram of lengths, whose bins double in width: most lengths are short, and a few are very long.
+    """Return the histogram of lengths, with bins that double in width, since most lengths are short and few very long.
 
     Args:
         name: Name of the measured part.
@@ -95,12 +95,12 @@ class DocumentLengths:
 
 
 def histograms(kind: RowKind, lengths: NDArray[np.integer], n_sources: NDArray[np.integer]) -> list[LengthHistogram]:
-    """Return histograms of the parts of documents: source and target, or instruction and response of scored pairs.
+    """Return histograms of the lengths of sources and targets; for scored pairs, of instructions and responses.
 
-    A histogram of whole documents follows if a row limits these and not their parts.
+    A histogram of whole documents is added if only their length is limited, as for a decoder-only model.
 
     Args:
-        kind: Layout of rows for the kind of model, which has the limits.
+        kind: Layout of the rows of a decoder-only model, an encoder-decoder or a scorer, which has the limits.
         lengths: int [n], tokens of each document.
         n_sources: int [n], source tokens of each document.
     """

@@ -30,7 +30,7 @@ class Span(NamedTuple):
 
 
 class Side(NamedTuple):
-    """Token sequence of a document, as text. A document has one, or one each for encoder and decoder.
+    """Decoded token sequence with a heading, e.g. what the encoder reads, or the response of a scored pair.
 
     Args:
         name: Heading of the sequence, e.g. ``"encoder"``.
@@ -46,10 +46,10 @@ class Side(NamedTuple):
 
 
 class ReadDocument(NamedTuple):
-    """Document of a row, as text.
+    """One example of a packed row, decoded to text.
 
     Args:
-        sides: Its token sequences.
+        sides: Its token sequences: one for a decoder-only model, or encoder and decoder, or instruction and response.
         column: Index of its first column in the row.
         label: Correctness of a scored pair in [0, 1]; None for other documents.
     """
@@ -70,10 +70,10 @@ class ReadDocument(NamedTuple):
 
 
 class ReadRow(NamedTuple):
-    """Row of a batch, as text.
+    """Packed row of a batch, decoded to text.
 
     Args:
-        documents: Its documents, padding not included.
+        documents: The examples that it holds, padding not included.
         columns: Number of columns, encoder and decoder together.
         padding: Number of padding columns.
     """
@@ -86,7 +86,7 @@ class ReadRow(NamedTuple):
 def text_side(
     name: str, ids: Sequence[int], trained: Sequence[bool] | None, tokenizer: PreTrainedTokenizerBase
 ) -> Side:
-    """Decode a sequence of token ids.
+    """Decode token ids to text, in spans of trained tokens, tokens that are only read, and special tokens.
 
     Args:
         name: Heading of the sequence.
@@ -120,7 +120,7 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def read_batch(
     batch: RowBatch, counts: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: PairFrame | None = None
 ) -> list[ReadRow]:
-    """Decode the rows of a batch.
+    """Decode the rows of a training batch to text, and mark the tokens that are trained.
 
     Args:
         batch: Batch of a training step.

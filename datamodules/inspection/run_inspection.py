@@ -26,7 +26,7 @@ from .shown_documents import ShownDocument, first_of_template
 
 
 class ShownRow(NamedTuple):
-    """Packed row of the first optimizer step.
+    """Packed row that `crosstask inspect` shows, and which examples it holds.
 
     Args:
         row: The row as text.
@@ -39,14 +39,16 @@ class ShownRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """Inputs of a model as text. `rows`, `numbers` and `mixture` are empty if one task is inspected, not a run.
+    """Result of `crosstask inspect`: inputs of a model as text, their lengths, and the mixture of tasks.
+
+    `rows`, `numbers` and `mixture` are empty if one task is inspected, not a run.
 
     Args:
-        documents: Documents in full.
+        documents: Examples that are shown in full.
         rows: Rows of the first optimizer step; empty if rows are not packed.
         lengths: Lengths of the training documents; None if the inspected task is only evaluated.
-        numbers: (quantity, value) of the report of an epoch.
-        mixture: Lines of the mixture's tree.
+        numbers: (quantity, value) of each line of the report of an epoch.
+        mixture: Lines of the table of benchmarks, categories and tasks, with their expected draws.
     """
 
     documents: Sequence[ShownDocument]

@@ -10,7 +10,7 @@ from .read_rows import ReadDocument
 
 @dataclass(frozen=True)
 class ShownDocument:
-    """Document that is shown in full.
+    """A training example or an evaluated prompt that `crosstask inspect` shows in full.
 
     Args:
         task: Name of the task.

@@ -21,11 +21,12 @@ WINDOW = 65_536
 
 @dataclass(frozen=True)
 class Mixture:
-    """An endless sequence of draws from tasks, in windows of about `window` draws.
+    """An endless, deterministic sequence of training examples, drawn from tasks at given rates.
 
-    After every window, the number of draws of a task equals its rate times all draws, to within one. Within a task,
-    every example is drawn once before any is repeated, and each pass has another order. The order of a task depends on
-    the seed, its name and its size only: adding a task does not change the orders of the others.
+    It is computed in windows of about `window` successive draws. After every window, the number of draws of a task
+    equals its rate times all draws, to within one. Within a task, every example is drawn once before any is repeated,
+    and each pass has another order. The order of a task depends on the seed, its name and its size only: adding a task
+    does not change the orders of the others.
 
     Args:
         names: Names of the tasks.
@@ -55,8 +56,8 @@ class Mixture:
     def draws(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (task indices, example indices) of the draws in a window, int64 [draws] each, shuffled.
 
-        Draw j of a task happens when its running total, rate * draws + phase, passes j. Phases differ between tasks, so
-        that rare tasks are not all drawn in the same window.
+        After a total of n draws, a task has been drawn floor(rate * n + phase) times. The phases, in [0, 1), differ
+        between tasks, so that rare tasks are not all drawn in the same window.
 
         Args:
             window: Index of the window, from 0.
@@ -71,11 +72,16 @@ class Mixture:
         return tasks[order], examples[order]
 
     def examples(self, tasks: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the example index of some draws; each pass over a task has another order.
+        """Return int64 [n], the index of the example that each draw of a task takes; each pass has another order.
+
+        >>> mixture = Mixture(["a"], [3], [1.0])
+        >>> drawn = mixture.examples(np.zeros(6, dtype=np.int64), np.arange(6))
+        >>> sorted(drawn[:3].tolist()), sorted(drawn[3:].tolist())
+        ([0, 1, 2], [0, 1, 2])
 
         Args:
             tasks: int64 [n], index of the task of each draw.
-            numbers: int64 [n], number of the draw among all draws of its task, from 0.
+            numbers: int64 [n], how often the task was drawn before.
         """
         sizes = np.asarray(self.sizes, dtype=np.int64)[tasks]
         passes, places = np.divmod(numbers, sizes)

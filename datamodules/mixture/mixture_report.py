@@ -21,7 +21,7 @@ MANY_EPOCHS = 20
 
 
 class MixtureLine(NamedTuple):
-    """Node of the tree: the whole mixture, a benchmark, a category of a benchmark, or a task.
+    """Expected draws of the whole mixture, of a benchmark, of a category or of a task: one line of the printed tree.
 
     Args:
         name: Name of the benchmark, category or task; ``all`` for the whole mixture.
@@ -54,11 +54,11 @@ class MixtureLine(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """A mixture as a tree.
+    """Expected draws of a training as a tree of benchmarks, categories and tasks, which `crosstask describe` prints.
 
     Args:
         nodes: Nodes of the tree, each before its children.
-        warnings: A sentence each.
+        warnings: Sentences about tasks that are hardly ever drawn or too often repeated, and about missing benchmarks.
         licences: For each benchmark whose tasks state any, its licences as "licence (number of tasks)".
     """
 
@@ -98,7 +98,7 @@ def mixture_report(
     draws: float,
     rules: MixtureRules = MixtureRules(),  # noqa: B008
 ) -> MixtureReport:
-    """Return the tree of a mixture.
+    """Return the expected draws of a training as a tree of benchmarks, categories and tasks, with warnings.
 
     Args:
         tasks: The tasks and their sizes.

@@ -10,11 +10,12 @@ ROUNDS, SMALL_ROUNDS, SMALL = 8, 48, 64
 
 
 def permuted(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Words) -> NDArray[np.int64]:
-    """Return int64 [n]: element i is the image of ``places[i]`` under a permutation of ``range(sizes[i])``.
+    """Permute numbers pseudorandomly within their ranges, without storing a permutation.
 
-    The permutation follows from ``sizes[i]`` and ``keys[i]``. It is a Feistel network over the next power of two,
-    applied until the result is in the range (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Nothing
-    is stored, so a range of 100 million items costs as much as one of ten.
+    Element i of the result, int64 [n], is the image of ``places[i]`` under a permutation of ``range(sizes[i])`` that
+    follows from ``sizes[i]`` and ``keys[i]``. It is a Feistel network over the next power of two, applied until the
+    result is in the range (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). A range of 100 million
+    items costs as much as one of ten.
 
     Args:
         places: int [n], numbers to permute, below their range's size.

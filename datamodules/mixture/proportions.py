@@ -45,7 +45,7 @@ class TaskSize(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtraStream:
-    """A benchmark that is mixed in beside those with proportions: pre-training text, reasoning, dialogue.
+    """Share of a benchmark that is added at the expense of others, e.g. pre-training text, reasoning or dialogue.
 
     Args:
         share: Share of the whole mixture, at least 0 and below 1, e.g. 0.05.
@@ -73,7 +73,8 @@ class MixtureRules:
         cap: Maximum number of examples of a task that count towards its rate (EPS in OPT-IML); null for all.
         proportions: Share of the draws of each benchmark, without the extra streams. Benchmarks that are not named
             divide the remaining share in proportion to their capped sizes. Null divides all by capped sizes.
-        extra: Extra streams by benchmark, e.g. pre-training text with a share of the rows.
+        extra: Benchmarks that are added at the expense of those with proportions, with their shares, e.g. pre-training
+            text with a share of the rows.
         absent: If a benchmark in `proportions` or `extra` has no training tasks: ``rejected`` is an error; ``shared``
             divides its share between the other benchmarks, in the ratio of their shares.
         temperature: Rates within a benchmark are proportional to size ** (1 / temperature): 1 for proportional to the
@@ -105,18 +106,28 @@ class MixtureRules:
 
 
 def absent_benchmarks(rules: MixtureRules, benchmarks: Collection[str]) -> list[str]:
-    """Return the benchmarks in `proportions` or `extra` that are not among `benchmarks`."""
+    """Return the benchmarks that the rules give a share, but that have no training tasks.
+
+    Args:
+        rules: Rules of the mixture, with shares in ``proportions`` and ``extra``.
+        benchmarks: Names of the benchmarks that have training tasks.
+    """
     return [name for name in {**(rules.proportions or {}), **(rules.extra or {})} if name not in benchmarks]
 
 
 def task_rates(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:
     """Return the sampling rate of each task, float64 [tasks]; their sum is 1.
 
-    A cap keeps one huge task from filling every batch. OPT-IML calls it EPS (arXiv 2212.12017, section 3.2).
+    A cap keeps one huge task from filling every batch. OPT-IML calls it EPS (arXiv 2212.12017, section 3.2). Here the
+    second task counts with 300 of its 900 examples:
 
     >>> tasks = [TaskSize("boolq", "flan", "QA", 100), TaskSize("squad", "flan", "QA", 900)]
     >>> task_rates(tasks, MixtureRules(cap=300)).tolist()
     [0.25, 0.75]
+
+    Args:
+        tasks: The training tasks and their sizes.
+        rules: Cap, proportions of benchmarks, and the other rules.
 
     Raises:
         ValueError: There is no task, or a task has no examples. Proportions do not sum to 1, name a benchmark without

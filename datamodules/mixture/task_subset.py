@@ -39,13 +39,13 @@ class TaskSubset:
 def subset_of(
     subset: TaskSubset, tasks: Sequence[Task], evaluated: Sequence[Task], extra: Collection[str]
 ) -> list[str]:
-    """Return the names of the tasks of a subset, in the order of `tasks`.
+    """Choose which training tasks a run with a subset trains, and return their names in the order of `tasks`.
 
     Args:
         subset: Size of the subset.
         tasks: All training tasks.
         evaluated: The validation and test tasks.
-        extra: Benchmarks that are extra streams.
+        extra: Benchmarks in ``mixture.extra``, whose tasks always train and are not counted.
 
     Raises:
         ValueError: The subset is larger than the number of tasks or categories, or too small for those that are
