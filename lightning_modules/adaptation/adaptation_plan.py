@@ -27,7 +27,7 @@ RECORD_BYTES = 22
 
 
 class TaskLoad(NamedTuple):
-    """Size of a task to adapt to.
+    """Amounts that decide how long adapting a scorer to a task takes: instances, responses and lengths of texts.
 
     Args:
         trained: Number of training instances.
@@ -43,7 +43,7 @@ class TaskLoad(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Measured costs of one scorer on the task with the longest pairs.
+    """Measured time, memory and disk of training one scorer on the task with the longest (instruction, response) pairs.
 
     Args:
         prepare: Seconds to prepare the pairs of a training instance.
@@ -65,7 +65,7 @@ class Trial(NamedTuple):
 
 
 class AdaptationPlan(NamedTuple):
-    """Estimated costs of an adaptation's unfinished tasks.
+    """Estimated time and disk space of adapting scorers to the tasks that are not finished yet.
 
     Args:
         loads: Sizes of the tasks, by name.
@@ -86,7 +86,12 @@ class AdaptationPlan(NamedTuple):
 
 
 def task_load(trained: int, sampled: Sequence[SampledResponses]) -> TaskLoad:
-    """Return the size of a task, from its number of training instances and its test instances with their responses."""
+    """Count what decides the cost of a task.
+
+    Args:
+        trained: Number of the task's training instances.
+        sampled: Its test instances with the language model's responses.
+    """
     pairs = [(len(one.prompt.source), len(sample.response)) for one in sampled for sample in one.samples]
     text = sum(len(one.prompt.source.encode()) for one in sampled)
     text += sum(len(sample.response.encode()) for one in sampled for sample in one.samples)
@@ -96,7 +101,7 @@ def task_load(trained: int, sampled: Sequence[SampledResponses]) -> TaskLoad:
 def plan_adaptation(
     loads: Mapping[str, TaskLoad], trials: Mapping[str, Trial], trainings: Mapping[str, ScorerTraining], *, keep: bool
 ) -> AdaptationPlan:
-    """Return the plan for tasks, from measured costs of the scorers.
+    """Estimate time and disk space of adapting to tasks, from each scorer's measured costs on one of them.
 
     Args:
         loads: Sizes of the tasks, by name.
@@ -128,7 +133,15 @@ def plan_adaptation(
 
 
 def trials_on(task: str, scorers: ScorerRecords, sampled: Sequence[SampledResponses]) -> dict[str, Trial]:
-    """Return a trial of each scorer on a task, in a temporary store; no record is written."""
+    """Measure each scorer's costs: train it on a task for a few steps, and score the task's responses.
+
+    Files are written to a temporary folder only.
+
+    Args:
+        task: Name of the task.
+        scorers: Settings of the scorers and the benchmark of their training instances.
+        sampled: The task's test instances with the language model's responses.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         answers = Path(scratch) / "samples.jsonl"
         answers.write_text("".join(scorers.training_answers(task, sampled)))

@@ -37,7 +37,7 @@ class OtherSettings(ValueError):
 
 @dataclass(frozen=True)
 class ScorerRecords:
-    """Records of tasks and scorers; a missing record is made by training the scorer.
+    """Result files of ``crosstask adapt``, one per task and scorer; a missing one is made by training the scorer.
 
     Args:
         folder: Output folder: records are in ``tasks``, kept scorers in ``scorers``.
@@ -66,13 +66,13 @@ class ScorerRecords:
     rouge: Rouge = "exact"
 
     def finished(self, task: str) -> bool:
-        """Return whether all scorers of a task have a record."""
+        """Return whether the files of all scorers of a task exist."""
         return all(self._path(task, scorer).exists() for scorer in self.trainings)
 
     def failure(self, task: str) -> str | None:
-        """Return why a process of this job failed on a task; None if none failed, or none has tried.
+        """Return the message with which a process of this job failed on a task; None if there is no such failure.
 
-        A failure of an earlier job is none: the process that the task now belongs to may not have begun.
+        Failures of earlier jobs do not count, since a process of this job may still adapt to the task.
         """
         try:
             text = self._failure_path(task).read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ class ScorerRecords:
         return reason if job == job_id() else None
 
     def keep_failure(self, task: str, reason: str) -> None:
-        """Write why a task failed, for the process that writes the report: the job's id in the first line."""
+        """Write a file with this job's id and why a task failed; the process that writes the report reads it."""
         write_whole(self._failure_path(task), f"{job_id()}\n{reason}")
 
     def forget_failure(self, task: str) -> None:
@@ -95,7 +95,15 @@ class ScorerRecords:
         return self.folder / "tasks" / f"{_file_name(task, scorer)}.json"
 
     def record(self, task: str, sampled: Sequence[SampledResponses], scorer: str) -> Record:
-        """Return the record of a task and a scorer, from its file or from training the scorer.
+        """Return a scorer's scores for the responses to a task, with its calibration, its cost and its settings.
+
+        They are read from the file of an earlier call; without one, the scorer is trained on the task and the file
+        written.
+
+        Args:
+            task: Name of the task.
+            sampled: The task's test instances with the language model's responses.
+            scorer: Name of the scorer, a key of `trainings`.
 
         Raises:
             ValueError: The file has other settings, or the scorer cannot be trained.
@@ -152,9 +160,11 @@ class ScorerRecords:
         )
 
     def training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
-        """Return lines of a sample file: the responses to a task's training instances.
+        """Return the language model's responses to a task's training instances, each as a line of a sample file.
 
-        Responses to test instances are left out.
+        Args:
+            task: Name of the task.
+            sampled: Its test instances, whose responses are left out.
         """
         tested = {one.prompt.example.id for one in sampled}
         trained = {example.id for example in self.train.examples(task)} - tested
@@ -173,7 +183,13 @@ def _plain(task: str) -> str:
 
 
 def scored_record(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
-    """Return the scores of the responses, and the scorer's cost."""
+    """Score responses with the scorer of their task; return scores, calibration and cost, as result files have them.
+
+    Args:
+        adapted: The scorer after its training on the task.
+        training: Settings of this training.
+        sampled: The task's test instances with the language model's responses.
+    """
     truncation = pair_truncation(training.truncation, faithful=training.faithful)
     cut = instruction_cut(training.cut, faithful=training.faithful)
     encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=truncation, cut=cut)

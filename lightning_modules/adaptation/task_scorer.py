@@ -36,7 +36,7 @@ from .scorer_training import ScorerTraining
 
 
 class SingleTaskBenchmark(Benchmark):
-    """A benchmark of one task, which is a training task, and also a test task if `tested`.
+    """One task of a benchmark, as a benchmark: it is the training task, and with `tested` the test task, too.
 
     Args:
         benchmark: Benchmark that has the task.
@@ -114,7 +114,7 @@ def adapt(
     augmentation: bool = True,
     rouge: Rouge = "exact",
 ) -> AdaptedScorer:
-    """Train a scorer on one task. The scorer stays on the training device.
+    """Train a scorer on one task and return it, on the training device, with counts and costs of the training.
 
     Args:
         benchmark: Benchmark of the training instances.
@@ -210,14 +210,20 @@ def _timed_fit(trainer: L.Trainer, module: ScorerModule, data: ScorerDataModule)
 
 
 def own_devices(accelerator: str) -> list[int] | int:
-    """Return the device of this process: its GPU among those of the machine, or one CPU."""
+    """Return the trainer's `devices` for a process that trains alone: the index of its GPU, or 1 (one CPU)."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return [process_of_job().local % torch.cuda.device_count()]
     return 1
 
 
 def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str], rouge: Rouge) -> Calibration:
-    """Return a calibration fitted on the language model's responses to the held-out training examples.
+    """Fit a calibration of a scorer's scores on the language model's responses to held-out training examples.
+
+    Args:
+        module: The trained scorer.
+        data: Its datamodule, whose validation split is held out.
+        samples: Files of the language model's responses.
+        rouge: Implementation of ROUGE-L that measures the quality of a response.
 
     Raises:
         ValueError: A held-out example has no response.
@@ -264,10 +270,15 @@ def _without_responses(data: ScorerDataModule, task: str) -> list[str]:
 
 
 def set_rows_per_step(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
-    """Set the number of rows of a step for about `batch` pairs; return the mean number of pairs in a row.
+    """Set a datamodule's rows per step so that a step has about `batch` pairs; return the mean pairs in a row.
 
-    Rows become longer if groups need it. A step has `accumulate` batches of equally many rows. Fewer, longer rows take
-    no more memory; the longest row holds a whole batch.
+    A ranking loss needs all responses to an instruction in one row. Rows are lengthened for them, at most to the length
+    of a whole batch.
+
+    Args:
+        data: Datamodule of the scorer, after ``setup("fit")``; it is set up again.
+        batch: Desired number of pairs in a step.
+        accumulate: Number of batches in a step; each has equally many rows.
     """
     assert data.plan is not None
     report = data.plan.report()

@@ -44,11 +44,23 @@ def attend_varlen(
     scaling: float | None,
     window: Window | None = None,
 ) -> Tensor:
-    """Return attention within documents, or within a window of them, by one call of the varlen kernel.
+    """Return attention within documents, or within a window of them, by one call of torch's varlen kernel.
 
-    Shapes are those of ``document_attention``.
+    Args:
+        query: [B, H, L_query, E], on CUDA in half precision.
+        key: [B, H_key, L_key, E]; H_key divides H.
+        value: [B, H_key, L_key, E].
+        documents: Offsets of the documents.
+        kind: Self-attention of an encoder or a decoder (causal), or cross-attention.
+        scaling: Multiplies the scores; 1 / sqrt(E) if None.
+        window: Window of the layer; None for whole documents.
+
+    Returns:
+        [B, L_query, H, E].
     """
-    query_offsets, key_offsets = (offsets.to(query.device, torch.int32) for offsets in documents.sides(kind))
+    query_offsets, key_offsets = (
+        offsets.to(query.device, torch.int32) for offsets in documents.query_and_key_offsets(kind)
+    )
     left, right = -1, 0 if kind == "decoder" else -1
     if window is not None and window.chunked:  # a chunk is a document of its own
         query_offsets = key_offsets = documents.chunk_offsets(window.size, query.device)
@@ -79,10 +91,20 @@ def attend_varlen_continuations(
 ) -> Tensor:
     """Return attention of shared prefixes and their continuations, by two calls of the varlen kernel and no mask.
 
-    Shapes are those of ``document_attention``. The first call attends within each prefix and within each continuation,
-    the second from continuations to their prefix. A softmax over both sets of keys is the mean of the two results,
-    weighted by the exponentials of their log-sum-exps. The kernel returns no gradients for log-sum-exps, so this is for
-    inference; training uses ``attend_grouped``.
+    The first call attends within each prefix and within each continuation, the second from continuations to their
+    prefix. A softmax over both sets of keys is the mean of the two results, weighted by the exponentials of their
+    log-sum-exps. The kernel returns no gradients for log-sum-exps, so this is for inference; training uses
+    ``attend_grouped``.
+
+    Args:
+        query: [B, H, L, E], on CUDA in half precision.
+        key: [B, H_key, L, E]; H_key divides H.
+        value: [B, H_key, L, E].
+        documents: Offsets of the documents and of their continuations.
+        scaling: Multiplies the scores; 1 / sqrt(E) if None.
+
+    Returns:
+        [B, L, H, E].
     """
     assert documents.continuation_offsets is not None
     query_THE, key_THE, value_THE = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
@@ -153,11 +175,25 @@ def attend_grouped(
     math: bool,
     window: Window | None = None,
 ) -> Tensor:
-    """Return attention within documents by one sdpa call per group of documents.
+    """Return attention within documents by one sdpa call per group of documents, on any device.
 
-    Shapes are those of ``document_attention``. On a CPU a group holds documents of equal lengths. On a GPU it holds
-    documents of similar lengths, padded to one length, and a mask hides the padding. Groups of continuations and of
-    documents longer than the window have a mask, too.
+    On a CPU a group holds documents of equal lengths. On a GPU it holds documents of similar lengths, padded to one
+    length, and a mask hides the padding. Groups of continuations and of documents longer than the window have a mask,
+    too.
+
+    Args:
+        query: [B, H, L_query, E].
+        key: [B, H_key, L_key, E]; H_key divides H.
+        value: [B, H_key, L_key, E].
+        documents: Offsets of the documents.
+        kind: Self-attention of an encoder or a decoder (causal), or cross-attention.
+        position_bias: Added to the scores, [1 or B, H, L_query, L_key] (T5); None for none.
+        scores: Scale, dropout, softcap and sinks.
+        math: Whether to use sdpa's math backend only, which can be differentiated twice.
+        window: Window of the layer; None for whole documents.
+
+    Returns:
+        [B, L_query, H, E].
     """
     plan = documents.plan(kind, query, key, window)
     query_sizes = [group.documents * group.queries for group in plan.groups]
@@ -225,9 +261,15 @@ def _group_bias(
 def attend_dense(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scores: AttentionScores, *, causal: bool
 ) -> Tensor:
-    """Return attention [B, H, L_query, E] under a bool mask (True: attend) or an additive one.
+    """Return attention [B, H, L_query, E] of padded rows, by sdpa, or in plain torch with a softcap or sinks.
 
-    sdpa computes it unless the scores have a softcap or sinks; those are computed in plain torch.
+    Args:
+        query: [B, H, L_query, E].
+        key: [B, H, L_key, E].
+        value: [B, H, L_key, E].
+        mask: Bool (True: attend) or additive, and broadcast to [B, H, L_query, L_key]; None for no mask.
+        scores: Scale, dropout, softcap and sinks.
+        causal: Whether a query attends to no later key; `mask` is then None.
     """
     if scores.plain:
         return scaled_dot_product_attention(

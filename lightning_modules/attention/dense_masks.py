@@ -30,10 +30,11 @@ def reads_masks(config: PreTrainedConfig) -> bool:
 
 
 def built_attention(config: PreTrainedConfig, attention: str) -> str:
-    """Return the attention implementation to build a language model with, if `attention` is configured.
+    """Return transformers' name of the attention with which a language model is built.
 
-    For document attention in a model that reads masks it is ``"eager"``, or ``"sdpa"`` with Falcon's ALiBi, which
-    transformers' eager attention adds twice; otherwise `attention` itself.
+    That is `attention`, the configured one. The exception is document attention in a model that separates documents by
+    a mask: such a model is built with ``"eager"``, or, with Falcon's ALiBi, which transformers' eager attention adds
+    twice, with ``"sdpa"``.
     """
     if attention not in IMPLEMENTATIONS or not reads_masks(config):
         return attention
@@ -50,7 +51,7 @@ def read_documents_by_mask(model: PreTrainedModel) -> None:
 
 
 def reads_documents_by_mask(model: nn.Module) -> bool:
-    """Return whether ``read_documents_by_mask`` has changed a model."""
+    """Return whether a model separates packed documents by a mask (see ``read_documents_by_mask``)."""
     return _with_mask in model._forward_pre_hooks.values()
 
 
@@ -82,7 +83,7 @@ def alibi_of_documents(build: Any, attention_mask: Tensor, num_heads: int, dtype
     distance has another bias in another column.
 
     Args:
-        build: Returns the bias of a padding mask [B, L].
+        build: transformers' function, which returns the bias of (padding mask [B, L], number of heads, dtype).
         attention_mask: A mask of padding [B, L], or one of documents [B, 1, L, L] from ``mask_of``.
         num_heads: Number of heads, H.
         dtype: Type of the bias.

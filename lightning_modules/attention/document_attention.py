@@ -54,12 +54,13 @@ def document_mask(
     config: PreTrainedConfig | None = None,
     **kwargs: Any,
 ) -> Tensor | Window | None:
-    """Return a layer's attention mask: what transformers calls before the first layer of a forward.
+    """Return the attention mask of a forward's layers: the mask function that is registered as ``"document"``.
 
-    For packed rows this is None, or the layer's `Window`; ``document_attention`` then uses the offsets. Otherwise it is
-    bool [B, 1, L_query, L_key] as for ``"sdpa"``. Unlike there, None never stands for a plain causal mask: left-padded
-    prompts, and caches longer than the query, always have a mask. transformers calls this once for each kind of layer
-    (full or sliding attention) and passes the result to the layers of that kind only.
+    transformers calls it with its own arguments, once for each kind of layer (full or sliding attention), and passes
+    the result to the layers of that kind. For packed rows the result is None, or the layers' `Window`, and
+    ``document_attention`` uses the offsets. Otherwise it is bool [B, 1, L_query, L_key] as for ``"sdpa"``. Unlike
+    there, None never stands for a plain causal mask: left-padded prompts, and caches longer than the query, always have
+    a mask.
 
     Raises:
         ValueError: The model adds its own mask function, which documents do not support.

@@ -17,15 +17,16 @@ AttentionKind = Literal["encoder", "decoder", "cross"]
 
 
 class Sequences(NamedTuple):
-    """Token indices that stack sequences of equal length, for recurrent layers.
+    """Order of the tokens of packed rows in which sequences of equal length form one unpadded batch.
 
-    A sequence is a document, or a prefix followed by one of its continuations.
+    A recurrent layer is called once for each of these batches. A sequence is a document, or a prefix followed by one of
+    its continuations.
 
     Args:
-        lengths: Tokens of one sequence, for each stack.
-        sizes: Tokens of all sequences together, for each stack.
-        order: int64, indices of the sequences' tokens in the flattened rows. A prefix appears once for each
-            continuation.
+        lengths: Tokens of a sequence, one number for each batch.
+        sizes: Tokens of all sequences of a batch together, one number for each batch.
+        order: int64 [sum of sizes], indices of the sequences' tokens in the flattened rows. A prefix appears once for
+            each continuation.
         restore: int64 [T], the place of each token of the flattened rows in ``order``.
     """
 
@@ -101,10 +102,12 @@ class Documents:
         """Whether documents have continuations behind a prefix in the same row, as in models with one stack."""
         return self.continuation_offsets is not None and self.decoder_offsets is None
 
-    def sides(self, kind: AttentionKind) -> tuple[Tensor, Tensor]:
-        """Return the offsets of the queries and of the keys, of equal lengths.
+    def query_and_key_offsets(self, kind: AttentionKind) -> tuple[Tensor, Tensor]:
+        """Return where documents start among the queries and among the keys, for one kind of attention.
 
-        With shared prefixes these are the offsets of whole documents.
+        Both are int [D + 1]: queries between two successive offsets attend to the keys between the same two. In a
+        decoder-only model a document includes its continuations. In the decoder of an encoder-decoder model each
+        continuation is a document, so that both are int [S + 1].
         """
         if kind == "encoder":
             return self.offsets, self.offsets
@@ -116,16 +119,16 @@ class Documents:
         return offsets, offsets
 
     def plan(self, kind: AttentionKind, query: Tensor, key: Tensor, window: Window | None = None) -> Plan:
-        """Return the grouping of documents for queries [B, H, L_query, E] and keys [B, H, L_key, E].
+        """Return which documents share an attention call, for queries [B, H, L_query, E] and keys [B, H, L_key, E].
 
-        It is computed at the first call and cached.
+        All layers of one kind of attention and one window use the same plan; it is computed at their first call.
 
         Raises:
             ValueError: The offsets do not fit the rows.
         """
         entry = (kind, window, query.device)
         if entry not in self._plans:
-            queries, keys = (offsets.tolist() for offsets in self.sides(kind))
+            queries, keys = (offsets.tolist() for offsets in self.query_and_key_offsets(kind))
             for offsets, states in ((queries, query), (keys, key)):
                 check_offsets(offsets, rows=states.shape[0], columns=states.shape[2])
             spans: Iterable[Span] = (Span(*q, *k) for q, k in zip(pairwise(queries), pairwise(keys), strict=True))
@@ -140,18 +143,18 @@ class Documents:
         return self._plans[entry]
 
     def chunk_offsets(self, size: int, device: torch.device) -> Tensor:
-        """Return where chunks of `size` tokens start within documents, int32 on the device.
+        """Return where the chunks of chunked attention start, int32 [number of chunks + 1] on the device.
 
-        For models with one stack.
+        Each document of a model with one stack is divided into chunks of `size` tokens.
         """
         if (size, device) not in self._chunks:
-            offsets = self.sides("decoder")[0].tolist()
+            offsets = self.query_and_key_offsets("decoder")[0].tolist()
             starts = [start for document in pairwise(offsets) for start in range(*document, size)]
             self._chunks[size, device] = torch.tensor([*starts, offsets[-1]], dtype=torch.int32, device=device)
         return self._chunks[size, device]
 
     def sequences(self, device: torch.device) -> Sequences:
-        """Return the stacks of sequences of equal length, for recurrent layers of a model with one stack; cached."""
+        """Return the token order in which a decoder's recurrent layers read sequences of equal length; cached."""
         if device not in self._sequences:
             stacks = defaultdict[int, list[Tensor]](list)
             documents: Iterable[list[int]] = self._pieces() if self.has_shared_prefixes else self._spans()
@@ -167,7 +170,7 @@ class Documents:
         return self._sequences[device]
 
     def continuations(self, device: torch.device) -> Continuations:
-        """Return the indices of continuations and prefixes of a model with one stack; cached."""
+        """Return the token indices of a decoder-only model's continuations and their prefixes; cached."""
         if device not in self._continuations:
             ends = [(pieces[0], pieces[1], pieces[-1]) for pieces in self._pieces()]
             prefixes = [torch.arange(start, end) for start, end, _ in ends]

@@ -25,7 +25,7 @@ Others (Mamba 2, Jamba) drop keywords on the way, and a layer that gets no docum
 
 
 def read_documents_alone(model: PreTrainedModel) -> None:
-    """Make the recurrent layers of a model process documents alone, in place; names and weights do not change.
+    """Make a model's recurrent layers process each packed document alone, in place; names and weights do not change.
 
     A recurrent layer is recognized by its depthwise convolution over tokens. Models of other types than ``RECURRENT``
     do not change.
@@ -39,7 +39,7 @@ def read_documents_alone(model: PreTrainedModel) -> None:
 
 
 def reads_documents_alone(module: nn.Module) -> bool:
-    """Return whether ``read_documents_alone`` has changed a layer."""
+    """Return whether a recurrent layer processes each packed document alone (see ``read_documents_alone``)."""
     forward: Any = module.forward
     return isinstance(forward, partial) and forward.func is _by_document
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Window:
-    """Restricts a layer to nearby tokens of a document: sliding-window or chunked attention.
+    """Sliding-window or chunked attention: restricts the queries of a layer to nearby tokens of their document.
 
-    It is passed to the layers in place of a mask. Models may index their mask (Gemma 4 keeps the queries of the last
+    The layers get this object in place of a mask. Models may index their mask (Gemma 4 keeps the queries of the last
     columns), so indexing returns the window itself.
 
     Args:
@@ -66,7 +66,7 @@ class Group(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A permutation of tokens that makes the spans of each group contiguous, and its inverse.
+    """Groups of documents that are attended in one call each, and the token order in which a group is contiguous.
 
     Args:
         groups: In the order of the permuted tokens.
@@ -85,7 +85,15 @@ class Plan(NamedTuple):
 
 
 def prefix_and_continuations(pieces: Sequence[int]) -> Iterator[Span]:
-    """Yield the two spans of a document: its prefix, and all its continuations, whose keys include the prefix."""
+    """Yield the two spans of a document: its prefix, and all its continuations, whose keys include the prefix.
+
+    >>> list(prefix_and_continuations([0, 3, 4, 6]))
+    [Span(query_start=0, query_end=3, key_start=0, key_end=3, continuations=()),
+     Span(query_start=3, query_end=6, key_start=0, key_end=6, continuations=(1, 2))]
+
+    Args:
+        pieces: Start of the prefix, start of each continuation, and end of the document, as indices of tokens.
+    """
     start, prefix_end, end = pieces[0], pieces[1], pieces[-1]
     yield Span(start, prefix_end, start, prefix_end)
     if end > prefix_end:
@@ -105,7 +113,14 @@ def chunks(span: Span, size: int) -> Iterator[Span]:
 def make_plan(
     spans: Sequence[Span], device: torch.device, window: Window | None = None, *, causal: bool = True
 ) -> Plan:
-    """Return the plan that groups spans of equal shape; spans without queries are left out."""
+    """Group spans of equal shape, so that each group is attended in one call; spans without queries are left out.
+
+    Args:
+        spans: Documents, prefixes and continuations of the batch.
+        device: Device of the plan's tensors.
+        window: Window of the layer; None if queries attend to their whole document.
+        causal: Whether a query attends to no later token.
+    """
     starts = defaultdict[tuple[int, int, tuple[int, ...]], list[tuple[int, int]]](list)
     for span in spans:
         if span.query_end > span.query_start:
@@ -149,10 +164,11 @@ def filled_length(length: int, longest: int) -> int:
 
 
 def make_padded_plan(spans: Sequence[Span], longest: int, device: torch.device) -> Plan:
-    """Return the plan that groups spans of similar shape; there are two groups for each power of two.
+    """Group spans of similar length and pad them to one length, so that a GPU attends to many of them in one call.
 
-    It is for attention with dropout or a position bias, which has no varlen kernel: one call per length would be
-    thousands of small operations in a step. Spans without queries are left out.
+    There are two padded lengths for each power of two. This is for attention with dropout or a position bias, which has
+    no varlen kernel; one call per exact length would be thousands of small operations in a step. Spans without queries
+    are left out.
 
     Args:
         spans: Spans of whole documents, without continuations.
