@@ -71,7 +71,7 @@ class ScoredInstance(NamedTuple):
 
 
 class TaskScore(NamedTuple):
-    """The score of a task at one number of shots: the mean over `instances` instances."""
+    """The mean score of a task over `instances` instances, evaluated with one number of demonstrations (`shots`)."""
 
     benchmark: str
     task: str
@@ -90,7 +90,10 @@ class TaskScore(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of OPT-IML's tables: the mean over `tasks` tasks of a category or a benchmark, at one level."""
+    """A column of OPT-IML's tables: the mean over `tasks` tasks of a category or benchmark (`name`).
+
+    These tasks have the same level of generalization and are evaluated with the same number of demonstrations.
+    """
 
     level: Level
     name: str
@@ -100,7 +103,7 @@ class Column(NamedTuple):
 
 
 def scored_instances(scores: Scores, examples: Sequence[EvaluationExample]) -> list[ScoredInstance]:
-    """Return scores joined with their examples; examples without scores are left out."""
+    """Join the scores of an evaluation with its examples; examples that were not scored are left out."""
     by_number = {example.number: example for example in examples}
     return [
         ScoredInstance(
@@ -227,12 +230,12 @@ def _column_name(task: TaskScore, by: Literal["category", "benchmark"]) -> str:
 
 
 def counts(task: TaskScore, zero_shot_only: Collection[str] = ZERO_SHOT_ONLY) -> bool:
-    """Return whether a task's score counts in a column."""
+    """Return whether a task's score enters averages: few-shot scores of the given categories do not."""
     return task.shots == 0 or task.category not in zero_shot_only
 
 
 def level_scores(columns: Iterable[Column]) -> dict[tuple[Level, int], Value]:
-    """Return the mean over the columns of each level, by (level, shots)."""
+    """Return the mean over the columns of each level of generalization, by (level, number of shots)."""
     groups = grouped(columns, lambda column: (column.level, column.shots))
     return {key: mean_of([column.score for column in members]) for key, members in groups.items()}
 
@@ -281,7 +284,13 @@ def cells(
     summary: Callable[[NDArray[np.float64]], Value] = np.mean,
     by: Literal["category", "benchmark"] = "category",
 ) -> dict[Cell, tuple[Value, int]]:
-    """Return every score of an evaluation, with the number of instances, tasks or columns that it is the mean of."""
+    """Return every score of an evaluation with its count: the number of instances, tasks or columns in this mean.
+
+    Args:
+        rows: Evaluated instances.
+        summary: Returns a task's score from its instances' scores [n].
+        by: Whether columns are categories or benchmarks.
+    """
     tasks = task_scores(rows, summary)
     all_columns = columns(tasks, by)
     scores: dict[Cell, tuple[Value, int]] = {}
@@ -301,7 +310,11 @@ def cells(
 
 
 def selection_scores_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mapping[str, float]:
-    """Return ``selection`` and, for each number of shots, e.g. ``average_0_shot``; empty without scores."""
+    """Return the averages that select a model, by the names under which they are logged; empty without scores.
+
+    ``selection`` is the mean over all category columns; ``average_0_shot`` and the like are the means over the columns
+    at one number of shots.
+    """
     all_columns = columns(task_scores(scored_instances(scores, examples)))
     if not all_columns:
         return {}
@@ -310,7 +323,10 @@ def selection_scores_of(scores: Scores, examples: Sequence[EvaluationExample]) -
 
 
 def log_selection(module: "L.LightningModule", stage: Stage, scores: Scores) -> None:
-    """Log OPT-IML's averages over category columns; a ModelCheckpoint can monitor ``validation/selection``."""
+    """Log the averages over categories by which OPT-IML selects a model, under ``selection`` and ``average_N_shot``.
+
+    A ModelCheckpoint can monitor ``validation/selection``. Nothing is logged with a datamodule of another project.
+    """
     from ...datamodules.base import run_data  # Lightning, which a report does not need
 
     data = run_data(module.trainer)

@@ -33,9 +33,9 @@ def folded(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """Return the text, folded (see ``folded``), without quotes, brackets and, at its end, marks like a full stop.
+    """Return the text in lower case, without quotes and brackets around it and without marks such as a final full stop.
 
-    Signs, decimal points and text that is nothing but punctuation stay.
+    White space becomes single spaces. Signs, decimal points and text that is nothing but punctuation stay.
 
     >>> bare("(A)"), bare(" 'Yes'. "), bare("-1.5"), bare("?")
     ('a', 'yes', '-1.5', '?')
@@ -47,7 +47,7 @@ def bare(text: str) -> str:
 def super_natural_instructions(text: str) -> str:
     """Return the text in lower case, without ASCII punctuation, with single spaces; articles stay.
 
-    This is evaluation.py of Super-NaturalInstructions.
+    So does evaluation.py of Super-NaturalInstructions normalize answers before it compares them.
 
     >>> super_natural_instructions(" The  Answer's: 'Yes'. ")
     'the answers yes'
@@ -56,7 +56,9 @@ def super_natural_instructions(text: str) -> str:
 
 
 def squad(text: str) -> str:
-    """Return ``super_natural_instructions`` of a text, without articles (SQuAD's evaluate-v1.1).
+    """Return the text in lower case, without ASCII punctuation and articles, with single spaces.
+
+    So does SQuAD's evaluate-v1.1 normalize answers before it compares them.
 
     >>> squad("The cat's")
     'cats'
@@ -76,7 +78,7 @@ def final_answer(text: str) -> str:
 
 
 def formula(text: str) -> str:
-    """Content of the last \\boxed{}; without one, the final answer."""
+    """Return the content of the last \\boxed{}; without one, what follows the last "answer is" (``final_answer``)."""
     return latex_answer(text) or final_answer(text)
 
 
@@ -86,9 +88,9 @@ def number(text: str) -> str:
 
 
 def spans(text: str) -> str:
-    """Return the spans between commas in alphabetical order, numbers by value.
+    """Return the comma-separated parts of a text in alphabetical order, with numbers by value.
 
-    This is metrics/unified/evaluator.py of UnifiedSKG.
+    So does metrics/unified/evaluator.py of UnifiedSKG compare answers that list several cells of a table.
 
     >>> spans("Rome, 2") == spans("2.0, Rome")
     True
@@ -144,13 +146,21 @@ def exact_match(prediction: str, references: Sequence[str], rule: MatchRule = "t
 
 
 def comparable(text: str, rule: MatchRule) -> str:
-    """Return the normalized answer of a text by a rule."""
+    """Return the answer in a text, normalized by a benchmark's rule; equal answers give equal strings.
+
+    >>> comparable("Two and two are four. So the answer is (A).", "bbh"), comparable("It is 4.0", "gsm8k")
+    ('(A)', '4')
+    """
     form = RULES[rule].comparable(text)
     return form if form or rule in UPSTREAM_ERASES else folded(text)
 
 
 def leaves_nothing(rule: MatchRule, reference: str) -> bool:
-    """Return whether a rule leaves nothing of a reference, so that an empty answer would equal it."""
+    """Return whether a rule's normalization removes a whole reference, so that an empty answer would equal it.
+
+    >>> leaves_nothing("squad", "The"), leaves_nothing("text", "The")
+    (True, False)
+    """
     return bool(reference.strip()) and not comparable(reference, rule)
 
 

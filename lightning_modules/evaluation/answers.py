@@ -66,12 +66,20 @@ class Answer(NamedTuple):
     def chosen(
         cls, example: EvaluationExample, scores: OptionScores, place: int, tied: bool, rouge: Rouge = "exact"
     ) -> "Answer":
-        """Score the choice of the option at index `place`. `tied` is whether another option has the same score."""
+        """Score the choice of an option against its example's references and right option.
+
+        Args:
+            example: The evaluated example.
+            scores: Scores of its options under the model.
+            place: Index of the chosen option.
+            tied: Whether another option has the same score.
+            rouge: Implementation of ROUGE-L, as in the module's `rouge`.
+        """
         answer = cls.of(example, example.options[place].strip(), rouge)
         return answer._replace(accuracy=_rightness(example, place), degenerate="", options=scores, tied=tied)
 
     def details(self) -> dict[str, Any]:
-        """Return the further fields of a line of predictions, such as all scores of ranked options."""
+        """Return what a line of predictions has beside the text, ROUGE-L and exact match, e.g. all options' scores."""
         details: dict[str, Any] = {"token_f1": self.token_f1}
         if self.accuracy is not None:
             details |= {"accuracy": self.accuracy, "right_option": self.example.options[self.example.answer or 0]}
@@ -87,7 +95,7 @@ class Answer(NamedTuple):
         return details
 
     def score(self, metric: Metric) -> float:
-        """Return the score by a task's metric; see ``score_by_metric``."""
+        """Return the score in [0, 1] by a task's metric, e.g. token F1 for "token_f1"."""
         accuracy = float("nan") if self.accuracy is None else self.accuracy
         return score_by_metric(metric, self.rouge_l, self.exact_match, token_f1=self.token_f1, accuracy=accuracy)
 

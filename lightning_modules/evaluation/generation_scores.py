@@ -14,9 +14,9 @@ from .metrics import Scores
 
 
 class GenerationScores(Metric):
-    """Scores of every example; an example counts once, however many processes evaluated it.
+    """Gathers the scores of every evaluated example over processes; an example that several evaluated counts once.
 
-    ``compute`` returns scores instead of means, so that any grouping (task, category, level) is exact.
+    ``compute`` returns the scores of examples instead of means, so that means over tasks and categories are exact.
     """
 
     full_state_update = False

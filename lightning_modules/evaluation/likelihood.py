@@ -146,7 +146,12 @@ def is_packed(model: PreTrainedModel) -> bool:
 
 
 def score_option_batch(model: PreTrainedModel, batch: OptionBatch) -> list[OptionScores]:
-    """Return the scores of every example's options in a batch."""
+    """Return the scores of the options of each example in a batch, from one forward pass of the model.
+
+    Args:
+        model: A causal or encoder-decoder language model. Packed rows need document attention.
+        batch: Rows for the model's architecture, on its device, with the examples that they hold.
+    """
     likelihoods, lengths = option_log_likelihoods(model, batch)
     sums, counts = likelihoods.tolist(), lengths.tolist()
     scores = []
@@ -236,7 +241,15 @@ def score_options(
 def option_rows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, longest: int | None, columns: int
 ) -> OptionRows:
-    """Return the layout of a model's rows with options; arguments are those of ``score_options``."""
+    """Return an object that assembles prompts with their options into rows, as a model's architecture reads them.
+
+    Args:
+        model: A causal or encoder-decoder language model.
+        tokenizer: Tokenizer of the model.
+        longest: Largest number of tokens of prompt and option together (in an encoder-decoder model, of the prompt).
+            None for the model's number of positions.
+        columns: Number of tokens of a decoder-only model's row.
+    """
     config, packed, pad = model.config, is_packed(model), tokenizer.pad_token_id
     positions = getattr(config, "max_position_embeddings", None)
     if not config.is_encoder_decoder:

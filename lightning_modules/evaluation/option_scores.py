@@ -11,7 +11,9 @@ mean of that over tokens or UTF-8 bytes, or pointwise mutual information with th
 
 
 def score_of(score: Score | Mapping[str, Score], task: str) -> Score:
-    """Return how the options of a task are compared: from a mapping, by the first pattern that matches the task's name.
+    """Return the kind of score by which the options of a task are compared.
+
+    `score` is one kind for all tasks, or a mapping from patterns of task names; the first pattern that matches counts.
 
     >>> score_of({"opt/arc_*": "pmi", "*": "token_mean"}, "opt/piqa")
     'token_mean'

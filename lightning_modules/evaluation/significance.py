@@ -18,10 +18,10 @@ from .aggregation import ScoredInstance, grouped, task_key
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95% interval [low, high], over `count` instances.
+    """A mean score over `count` instances, with its 95% confidence interval [low, high].
 
-    ``runs`` has the means of repeated runs, and the interval is then over runs. If it is empty, the interval is a
-    bootstrap over instances.
+    If ``runs`` has the means of repeated runs, the interval covers other runs. If it is empty, the interval covers
+    other instances (bootstrap).
     """
 
     mean: float
@@ -81,13 +81,25 @@ class Difference(NamedTuple):
 
 
 def interval(resampled: NDArray[np.float64], count: int) -> Estimate:
-    """Return the estimate of a score [1 + R] from ``Resampling``, with its 95% percentile interval."""
+    """Return a score with its 95% percentile interval, over `count` instances.
+
+    >>> interval(np.array([0.5, 0.4, 0.5, 0.6]), count=20)
+    Estimate(mean=0.5, low=0.405, high=0.595, count=20, runs=())
+
+    Args:
+        resampled: [1 + R], the score and then R resampled ones, as ``Resampling`` returns them.
+        count: Number of instances behind the score.
+    """
     low, high = np.percentile(resampled[1:], [2.5, 97.5])
     return Estimate(float(resampled[0]), float(low), float(high), count)
 
 
 def difference(resampled: NDArray[np.float64]) -> Difference:
-    """Return the difference of two systems from [1 + R] resampled differences; p is at least 2 / (R + 1)."""
+    """Return the difference of two systems' scores, with its interval and p-value.
+
+    Args:
+        resampled: [1 + R], the difference and then its values in R resamples. The p-value is at least 2 / (R + 1).
+    """
     estimate = interval(resampled, 0)
     draws = resampled[1:]
     turned = min((draws <= 0).sum(), (draws >= 0).sum())
@@ -95,7 +107,7 @@ def difference(resampled: NDArray[np.float64]) -> Difference:
 
 
 def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
-    """Return the instances of a system's runs, each with its mean scores over the runs that evaluated it.
+    """Return the instances of repeated runs of a system, each with its mean scores over the runs that evaluated it.
 
     Runs of other seeds may hold out other instances; two systems that ran with the same seeds still share all of them.
     """
@@ -107,7 +119,10 @@ def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstanc
 
 
 def paired_differences(base: Sequence[ScoredInstance], other: Sequence[ScoredInstance]) -> list[ScoredInstance]:
-    """Return shared instances with the scores of `other` minus those of `base`; level and category are the base's."""
+    """Return the instances that two systems share, with the scores of `other` minus those of `base`.
+
+    Their level of generalization and category are those in `base`.
+    """
     of_base = {_key(row): row for row in base}
     return [_weighted([of_base[_key(row)], row], [-1.0, 1.0]) for row in other if _key(row) in of_base]
 
@@ -130,7 +145,15 @@ def _key(row: ScoredInstance) -> tuple[str, str, int, str]:
 
 
 def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
-    """Reject an instance that occurs twice, since it cannot be paired; `where` names the predictions."""
+    """Reject predictions with two lines for one instance, since two systems could not be compared on it.
+
+    Args:
+        rows: Scored instances of one system.
+        where: Name of its predictions, for the message.
+
+    Raises:
+        ValueError: Names the first such instance.
+    """
     for (benchmark, task, shots, id_), members in grouped(rows, _key).items():
         if len(members) > 1:
             raise ValueError(

@@ -24,7 +24,7 @@ SHORT_PART = 0.25
 def token_f1(prediction: str, references: Sequence[str]) -> float:
     """Return token F1 in [0, 1] against the best reference, as SQuAD's evaluate-v1.1 computes it.
 
-    Words are those of ``answer_rules.squad``. Two texts without words are equal.
+    Words are in lower case, without punctuation and articles. Two texts without words are equal.
 
     >>> token_f1("The cat sat.", ["a cat", "on the mat"])
     0.6666666666666666
@@ -42,7 +42,8 @@ def _f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
 def matched_option(prediction: str, options: Sequence[str]) -> int | None:
     """Return the index of the option that a generated answer names; None if it names none.
 
-    An option is named by its text, or by being the only one with the same ``answer_rules.bare`` text.
+    An option is named by its text, or by being the only one that equals the answer up to case, quotes, brackets and
+    final marks.
 
     >>> matched_option("yes.", ["Yes", "No"]), matched_option(">", ["<", ">"]), matched_option("5", ["-5", "7"])
     (0, 1, None)
@@ -56,10 +57,10 @@ def matched_option(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
-    """Return how an answer fails to have the expected form; "" if it has it.
+    """Return the fault of an answer that has not the expected form, such as "too short"; "" if it has none.
 
-    An answer is empty, outside the options, without a number that can be read (if GSM8K's rule compares numbers), or
-    too short.
+    An answer with a fault is empty, outside the options, without a number that can be read (if GSM8K's rule compares
+    numbers), or much shorter than a reference of many words.
 
     OPT-IML (arXiv 2212.12017, sections 4.5 and 4.6) rejected dialogue data and demonstrations in training because of
     such answers: labels outside the label set, and answers without their rationale.
@@ -78,7 +79,9 @@ def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
 def score_by_metric(
     metric: Metric, rouge_l: float, exact_match: float, *, token_f1: float = math.nan, accuracy: float = math.nan
 ) -> float:
-    """Return an instance's score in [0, 1] by its task's metric; accuracy without options is exact match.
+    """Return that one of an answer's scores in [0, 1] that `metric`, the metric of its task, names.
+
+    With the metric accuracy, an example without options (accuracy NaN) is scored by exact match.
 
     Raises:
         ValueError: The metric is token F1, and it was not computed.
