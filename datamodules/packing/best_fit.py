@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class PackedRows(NamedTuple):
-    """Documents of each row: row r holds ``order[starts[r]:starts[r + 1]]``.
+    """Result of bin packing: which documents are in which row. Row r holds ``order[starts[r]:starts[r + 1]]``.
 
     Args:
         order: int64 [n], a permutation of the documents' indices.
@@ -45,6 +45,11 @@ def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
     Documents of one size, and rows with the same room left, are interchangeable. They are assigned in bulk, so that the
     cost depends on the number of different sizes rather than of documents (after Krell et al., arXiv 2107.02027). The
     assignment of equally long documents to rows, the order within a row and the order of the rows are random.
+
+    Args:
+        sizes: int [n], columns of a row that each document takes.
+        capacity: Columns of a row.
+        generator: Generator of the random orders.
 
     Raises:
         ValueError: A size is below 1 or above the capacity.
@@ -99,6 +104,11 @@ def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
     """Pack documents in their order, as OPT-IML's released program does; one that does not fit begins a new row.
 
+    Args:
+        sizes: int [n], columns of a row that each document takes.
+        capacity: Columns of a row.
+        generator: Not used; ``best_fit`` draws from it.
+
     Raises:
         ValueError: A size is below 1 or above the capacity.
 
@@ -120,7 +130,7 @@ def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.
     Args:
         sizes: int [n], columns of a row that each document takes.
         capacity: Columns of a row.
-        generator: Not used; the other packing functions draw from it.
+        generator: Not used; ``best_fit`` draws from it.
 
     Raises:
         ValueError: A size is below 1 or above the capacity.

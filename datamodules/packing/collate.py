@@ -32,16 +32,17 @@ class Cuts(NamedTuple):
 
 
 class RowKind(Protocol):
-    """Layout of packed rows for one kind of model: decoder-only, encoder-decoder, or scorer.
+    """Interface of the layouts of packed rows: one for decoder-only models, one for encoder-decoders, one for scorers.
 
-    Methods take arrays over n documents: `lengths` int [n], tokens of each document, and `n_sources` int [n], its first
-    tokens that have no loss (the source). In a conversation with several targets, the tokens between two targets have
-    no loss either: `holes` int [h, 3] lists them as (document, begin, end), positions in the document, end exclusive.
+    A document is a tokenized example: source tokens, which have no loss, then target tokens. Methods take arrays over n
+    documents: `lengths` int [n], tokens of each document, and `n_sources` int [n], its source tokens. In a conversation
+    with several targets, the tokens between two targets have no loss either: `holes` int [h, 3] lists them as
+    (document, begin, end), positions in the document, end exclusive.
     """
 
     @property
     def capacity(self) -> int:
-        """Columns of a row that documents can fill, in the unit of ``sizes``."""
+        """Columns of a row that documents can fill; of an encoder-decoder model, columns of an encoder row."""
         ...
 
     @property
@@ -66,15 +67,21 @@ class RowKind(Protocol):
         ...
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> RowBatch:
-        """Return the batch of some rows, each a sequence of documents.
+        """Return the batch of some rows.
 
-        `step_targets` is the number of targets in the whole optimizer step; the batch carries it for the loss.
+        Args:
+            rows: The documents of each row.
+            step_targets: Number of targets in the whole optimizer step, which divides the loss of each batch.
         """
         ...
 
 
 def pinned(batch: Any) -> Any:
-    """Copy a batch's tensors, and those of batches in it, to pinned memory, from which a GPU copies asynchronously."""
+    """Return a batch with its tensors copied to pinned memory, from which a GPU copies asynchronously.
+
+    Args:
+        batch: A NamedTuple, whose fields may be tensors, NamedTuples of tensors, or other values, which are kept.
+    """
     if isinstance(batch, torch.Tensor):
         return batch.pin_memory()
     if isinstance(batch, tuple) and type(batch) is not tuple:  # a NamedTuple
@@ -83,16 +90,22 @@ def pinned(batch: Any) -> Any:
 
 
 def places_of_targets(targets: NDArray[np.int64]) -> torch.Tensor:
-    """Return int64 [N]: the indices of trained columns in the flattened rows.
+    """Return the indices of the trained columns in the flattened rows, int64 [N].
 
     >>> places_of_targets(np.array([[-100, 7], [8, -100]]))
     tensor([1, 2])
+
+    Args:
+        targets: int64 [B, L], the target of each column, or -100 (``IGNORE_INDEX``) if nothing is trained there.
     """
     return torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX))
 
 
 def holes_of(documents: Sequence[TokenizedExample]) -> Integers:
-    """Return int64 [h, 3]: (index of the document, begin, end) of the tokens between the targets of conversations."""
+    """Return which tokens between the trained answers of conversations have no loss, as int64 [h, 3].
+
+    Each of the h rows is (index of the document, begin, end), positions in the document, end exclusive.
+    """
     holes = [(place, *hole) for place, document in enumerate(documents) for hole in document.holes]
     return np.array(holes, dtype=np.int64) if holes else NO_HOLES
 
@@ -140,7 +153,7 @@ class CausalRows:
         return Cuts(lengths > self.length, lengths - n_sources > self.length)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> CausalBatch:
-        """Return the batch of some rows. ``targets`` are shifted here, and nowhere else.
+        """Return the batch of some rows, with ``targets`` shifted by one column: the only place where they are shifted.
 
         Args:
             rows: The documents of each row.
@@ -214,7 +227,10 @@ class Seq2SeqRows:
         return sources, np.minimum(lengths - n_sources, self.target_length)
 
     def sizes(self, lengths: Integers, n_sources: Integers) -> Integers:
-        """Return int [n]: columns of the encoder row, or the same share of the decoder row, whichever is larger."""
+        """Return the columns of an encoder row that each document takes, int [n].
+
+        A document whose target takes a larger share of the decoder row counts with that share of an encoder row.
+        """
         sources, targets = self._kept(lengths, n_sources)
         return np.maximum(sources, -(-targets * self.source_length // self.target_length))
 

@@ -15,10 +15,10 @@ Places = NDArray[np.int64]
 
 
 class Groups(NamedTuple):
-    """Groups of adjacent documents of all tasks, task after task.
+    """Index of the documents that are drawn, packed and trained together, e.g. all responses to an instruction.
 
-    Group g of task t has index i = ``firsts[t] + g``. It holds the documents ``begins[i]`` to
-    ``begins[i] + sizes[i] - 1`` of task t.
+    A group is adjacent documents of a task. Group g of task t has index i = ``firsts[t] + g``. It holds the documents
+    ``begins[i]`` to ``begins[i] + sizes[i] - 1`` of task t.
 
     Args:
         firsts: int64 [tasks + 1], index of the first group of each task.
@@ -62,11 +62,11 @@ class Groups(NamedTuple):
 def pack_together(
     packing: Packing, draws: Places, sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator
 ) -> PackedRows:
-    """Pack documents into rows so that those of one draw are adjacent in one row.
+    """Pack groups of documents, each drawn as one, into rows: the documents of a group are adjacent in one row.
 
     Args:
-        packing: Function that packs draws into rows.
-        draws: int64 [documents], index of each document's draw, in ascending order: 0 0 0 1 1 2 ...
+        packing: Function that packs groups into rows.
+        draws: int64 [documents], index of each document's group among the drawn groups, ascending: 0 0 0 1 1 2 ...
         sizes: int [documents], columns of each document.
         capacity: Columns of a row.
         generator: Random generator of the packing.
@@ -81,7 +81,7 @@ def pack_together(
 
 
 def parts_that_fit(sizes: NDArray[np.integer], begins: Places, capacity: int) -> Places:
-    """Split groups that are longer than a row, and return the index of each resulting group's first document.
+    """Split groups of documents that are longer than a row; return the index of each resulting group's first document.
 
     Args:
         sizes: int [documents], columns of each document.

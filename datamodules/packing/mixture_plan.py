@@ -21,7 +21,7 @@ from .train_stream import TrainPlan, TrainStream
 
 
 class MixturePlan(TrainPlan):
-    """A ``TrainPlan`` that computes its mixture from rules and the sizes of the tasks.
+    """Plan of a training on stored tasks: sampling rates from sizes, draws of documents, and their packed rows.
 
     Args:
         stored: Documents of the tasks.
@@ -56,11 +56,14 @@ class MixturePlan(TrainPlan):
         super().__init__(stored, mixture, kind, packing, rows_per_step, groups)
 
     def epoch_steps(self, epochs: float = 1.0) -> int:
-        """Return the number of optimizer steps of `epochs` epochs, rounded up once over all of them; at least 1."""
+        """Return the number of optimizer steps of `epochs` epochs, rounded up once over all of them; at least 1.
+
+        An epoch has as many draws as the tasks have examples, where a task counts with at most ``MixtureRules.cap``.
+        """
         return max(1, math.ceil(round(epochs * self.report().rows / self.rows_per_step, 6)))
 
     def require_steps(self, steps: int) -> None:
-        """Reject a training without a length.
+        """Check that the number of optimizer steps of a training is set.
 
         Raises:
             ValueError: `steps` is below 1. The message has the number of steps of an epoch.
@@ -86,12 +89,15 @@ class MixturePlan(TrainPlan):
         return mixture_report(self.sizes, rates, steps * self.rows_per_step / rows_per_draw, self.rules)
 
     def contents(self) -> dict[str, dict[str, str]]:
-        """Return a digest of each task's documents, from the name of its folder: {"training tasks": {task: digest}}."""
+        """Return a digest of each task's stored documents, as {"training tasks": {task: digest}}.
+
+        A checkpoint stores it, so that a resumed run notices changed data. The digest is part of the folder's name.
+        """
         keys = (folder.name.rpartition("-")[2][:12] for folder in self.stored.folders)
         return {"training tasks": dict(zip(self.mixture.names, keys, strict=True))}
 
     def fingerprint(self) -> str:
-        """Return a digest of the first window's draws and targets; it is the same on every process of a run."""
+        """Return a digest of the first draws and rows of the training; it is the same on every process of a run."""
         window = self.window(0)
         arrays = (window.tasks, window.examples, window.row_targets)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]

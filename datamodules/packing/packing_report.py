@@ -15,7 +15,7 @@ MOST_WINDOWS = 32
 
 @dataclass(frozen=True)
 class PackingReport:
-    """Numbers of one epoch of a training plan.
+    """Numbers of one epoch of training, computed before it runs: examples, packed rows, padding and truncation.
 
     Args:
         tasks: Tasks in the mixture.
@@ -29,7 +29,8 @@ class PackingReport:
         truncated: Draws that are longer than a row and lose tokens.
         target_cut: Truncated draws that lose target tokens, too.
         steps: Optimizer steps of an epoch.
-        planned: Share of the epoch that was planned. The counts from `draws` to `steps` are scaled to a whole epoch.
+        planned: Share of the epoch that was packed for this report, in (0, 1]. The counts from `draws` to `steps` are
+            scaled to a whole epoch.
         unknown: Unknown tokens in the stored documents, by task; only tasks that have any.
         remarks: Number of each remark on stored examples, such as samples that a scorer does not train on.
     """
@@ -80,12 +81,13 @@ class PackingReport:
 
 
 def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS) -> PackingReport:
-    """Plan the windows of an epoch, and count documents, rows and tokens.
+    """Pack the documents of an epoch without reading their tokens, and count documents, rows and tokens.
 
     Args:
         plan: The training plan.
-        epoch: Draws of an epoch.
-        most_windows: Maximum number of windows to plan. If the epoch has more, the counts are scaled up.
+        epoch: Number of draws of an epoch.
+        most_windows: Maximum number of windows (successive draws that are packed together) to pack. If the epoch has
+            more, the counts are scaled up.
     """
     windows = round(epoch / plan.mixture.window)
     planned = min(windows, most_windows)

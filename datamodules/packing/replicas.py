@@ -45,10 +45,10 @@ class Replicas(NamedTuple):
 
     @property
     def loss_scale(self) -> float:
-        """Factor that turns (a batch's loss sum / the step's global count) into the loss to return to Lightning.
+        """Factor for the loss that ``training_step`` returns: sum over the batch's targets / targets of the whole step.
 
         Gradients are averaged over replicas and divided by the accumulated batches afterwards. The factor undoes both,
-        so that the gradient is that of one mean over all targets of the step.
+        so that the gradient is that of one mean over all targets of the optimizer step.
         """
         return float(self.size * self.accumulation * (self.accumulation if self.divides_twice else 1))
 
@@ -109,7 +109,7 @@ def process_number(trainer: Trainer) -> int:
 
 
 class Process(NamedTuple):
-    """A process of a job without a trainer.
+    """Rank of this process in a job that runs without a trainer, e.g. `crosstask samples` under torchrun or srun.
 
     Args:
         rank: Number of the process, from 0.
@@ -160,10 +160,10 @@ def _array_task(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str:
-    """Return what the processes of this job have in common, and other jobs do not; empty if that is unknown.
+    """Return an identifier that all processes of this job share, and no other job has; empty if there is none.
 
     It is the id of the job array, SLURM's job and step, or torchrun's run id (a new one for every job of one machine,
-    or `--rdzv_id`).
+    or `--rdzv_id`). Files that processes write for each other are recognized by it.
     """
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"array {environment['SLURM_ARRAY_JOB_ID']}"
@@ -186,10 +186,14 @@ def batch_seed(seed: int, batch_idx: int, here: Replicas) -> int:
 
 
 def realign_progress(checkpoint: dict[str, Any], here: Replicas) -> None:
-    """Convert a checkpoint's batch counters to this run's accumulation, in place.
+    """Change a checkpoint's batch counters, in place, to those of a run with this number of accumulated batches.
 
-    Lightning counts batches of one replica, and their number depends on the accumulation. The number of optimizer steps
-    does not.
+    Lightning counts batches of one replica, so its counters depend on the accumulation and the number of replicas of
+    the interrupted run. They are computed again from the number of optimizer steps.
+
+    Args:
+        checkpoint: The loaded checkpoint, with Lightning's ``loops`` and ``global_step``.
+        here: The replica of the run that resumes.
     """
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
     if progress is None:

@@ -12,7 +12,7 @@ PACKINGS: dict[PackingName, Packing] = {"best_fit": best_fit, "in_order": in_ord
 
 @dataclass(frozen=True)
 class Rows:
-    """Packed rows of instruction tuning.
+    """Settings of the rows of a batch, each of which holds several examples, and of their number per optimizer step.
 
     Args:
         length: Tokens of a row; for an encoder-decoder model, of an encoder row.

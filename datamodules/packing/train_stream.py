@@ -23,20 +23,25 @@ from .replicas import Replicas
 
 
 class Position(NamedTuple):
-    """Position of the next row to train: row `row` of window `window`, both counted from 0."""
+    """Position of the next row to train, which a checkpoint stores: row `row` of window `window`, both from 0.
+
+    A window is a number of successive draws of documents that are packed together.
+    """
 
     window: int = 0
     row: int = 0
 
 
 class WindowPlan(NamedTuple):
-    """Packing plan of one window. Draw i is document ``examples[i]`` of task ``tasks[i]``.
+    """Which documents are in which row, for one window: successive draws of documents that are packed together.
+
+    Draw i is document ``examples[i]`` of task ``tasks[i]``.
 
     Args:
         tasks: int64 [draws], index of each draw's task.
         examples: int64 [draws], index of each draw's document within its task.
         rows: Indices of the draws in each row.
-        row_targets: int64 [rows], number of target tokens of a row, or of groups if documents are drawn in groups.
+        row_targets: int64 [rows], number of target tokens of a row; number of groups if documents are drawn in groups.
         row_costs: float64 [rows], sum of squared document sizes of a row, proportional to the cost of attention.
         groups: int64 [draws], number of each draw's group within the window; None if single documents are drawn.
     """
@@ -50,7 +55,7 @@ class WindowPlan(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Planned row.
+    """A packed row before its tokens are read: which documents it holds, and what it contributes to a step.
 
     Args:
         documents: (task, index within the task) of each document.
@@ -67,7 +72,10 @@ class Row(NamedTuple):
 
 
 class TrainPlan:
-    """Plan of the training stream: windows of a mixture into rows, and rows into optimizer steps.
+    """Computes which documents are in each row and each optimizer step of a training, before tokens are read.
+
+    Documents are drawn from the mixture and packed in windows of successive draws. The plan is a function of seed,
+    rates and lengths, so that every process computes the same one.
 
     Args:
         stored: Documents of the tasks, in the order of the mixture's tasks.
@@ -179,7 +187,7 @@ def balanced_batches(costs: Sequence[float], parts: int) -> list[list[int]]:
 
 
 class TrainStream:
-    """Iterable of one replica's batches; an optimizer step has the same rows for any number of replicas.
+    """Iterable of one replica's training batches; an optimizer step has the same rows for any number of replicas.
 
     It replaces a DataLoader. Rows are read from memory maps in the main process, so that there are no workers whose
     state could be lost. Its state is the position after the last complete optimizer step, which is valid for any number

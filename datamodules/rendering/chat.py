@@ -57,9 +57,10 @@ _END_GENERATION = re.compile(r"\{%-?\s*endgeneration\s*-?%\}")
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
-    """Return the turns in the tokenizer's chat template, up to where the answer begins.
+    """Render the turns by the tokenizer's chat template, up to where the assistant's next answer begins.
 
-    The template's special tokens are marked for ``encode``; a special token's text in a message stays text.
+    The template's special tokens are marked, so that ``special_tokens.encode`` encodes them as such. The text of a
+    special token in a message stays text.
 
     Raises:
         ValueError: The tokenizer has no chat template, or it rejects the turns.
@@ -92,7 +93,9 @@ def chat_joint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the token ids that the template writes before a user's message, before the answer, and after it.
+    """Return the token ids that the chat template writes before a user's message, before the answer, and after it.
+
+    A scorer's pairs of instruction and response are put together from these and the tokens of the two texts.
 
     Raises:
         ValueError: The tokenizer has no chat template, or merges its text with that of messages, e.g. a space.
@@ -114,7 +117,7 @@ def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
-    """Return documents of conversations: the ids of ``apply_chat_template``, up to the end of the last answer.
+    """Tokenize conversations for training: the ids of ``apply_chat_template``, up to the end of the last answer.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -162,7 +165,10 @@ def tokenize_chat_sources(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[
 
 
 def conversation_spans(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[str, list[Span]]:
-    """Return a conversation as text with marked special tokens, and the spans of its answers in this text.
+    """Render a conversation by the chat template, and return the text and where its answers are in it.
+
+    Special tokens of the template are marked, so that ``special_tokens.encode`` encodes them as such. A span is (first
+    character, character after the last).
 
     Raises:
         ValueError: The answers cannot be located exactly in the chat template.

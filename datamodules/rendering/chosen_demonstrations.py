@@ -16,7 +16,7 @@ Chosen = Mapping[str, Sequence[str]]
 
 
 def read_chosen(folder: str | None) -> Chosen:
-    """Return the demonstrations that a training has chosen for its tasks; {} if `folder` is None.
+    """Read which training examples instruction optimization has chosen as demonstrations; {} if `folder` is None.
 
     Args:
         folder: Folder of an exported model, or of its learned instructions.
@@ -40,7 +40,7 @@ def read_chosen(folder: str | None) -> Chosen:
 
 
 def chosen_examples(chosen: Chosen, task: str, trained: Collection[Example]) -> list[Example]:
-    """Return the chosen demonstrations of a task, in order; [] if none were chosen for it.
+    """Look up the training examples that were chosen as a task's demonstrations, in order; [] if none were chosen.
 
     Args:
         chosen: Ids of the demonstrations of each task.

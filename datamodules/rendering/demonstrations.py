@@ -114,7 +114,7 @@ def choose_demonstrations(
 
 
 def without_example(demonstrations: Iterable[Example], example: Example) -> list[Example]:
-    """Return the demonstrations that differ from the example in row and text."""
+    """Return the demonstrations that do not reveal the example's answer: those with another row and another text."""
     own = answered_texts(example)
     others = [one for one in demonstrations if one.index != example.index]
     return [one for one in others if own.isdisjoint(answered_texts(one))]
@@ -130,10 +130,10 @@ def with_demonstrations(
     *,
     suffix_loss: bool = False,
 ) -> Prompt:
-    """Return the prompt of an example after its demonstrations.
+    """Return a few-shot prompt: instructions, solved demonstrations, and the example to solve.
 
     Args:
-        form: Prompt form of each example.
+        form: Renders the example and each demonstration.
         task: Task of the example and its demonstrations.
         example: The example to solve.
         demonstrations: Solved examples, in order.
@@ -165,10 +165,19 @@ def conversation_with_demonstrations(
     *,
     suffix_loss: bool = False,
 ) -> Prompt:
-    """Return the conversation of an example, with its demonstrations as earlier turns of the same conversation.
+    """Return a few-shot prompt as one conversation, whose earlier turns are the demonstrations.
 
-    It has one system turn, the example's own. The answers of demonstrations are trained only with `suffix_loss`. The
-    arguments are those of ``with_demonstrations``.
+    It has one system turn, the example's own.
+
+    Args:
+        form: Renders the example and each demonstration as a conversation.
+        task: Task of the example and its demonstrations.
+        example: The example to solve.
+        demonstrations: Solved examples, in order.
+        generator: Function that returns a new generator in the state of the example's rendering. Every part is rendered
+            from that state, so that field names and delimiter are the same throughout the prompt.
+        separator: Text between examples in the plain-text form of the prompt, which tables and reports show.
+        suffix_loss: Whether the answers of the demonstrations are trained, too.
     """
     if not demonstrations:
         return form(task, example, generator())

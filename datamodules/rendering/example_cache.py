@@ -11,7 +11,7 @@ from ..schema import Example
 
 @dataclass(frozen=True)
 class ExampleSubset:
-    """The examples of a task at some indices; it can be iterated more than once.
+    """Iterable of those examples of a task that have certain indices; it can be iterated more than once.
 
     Args:
         examples: All examples of the task.
@@ -25,7 +25,12 @@ class ExampleSubset:
         return (example for place, example in enumerate(self.examples) if place in self.places)
 
     def sample(self, number: int, key: tuple[int, str]) -> list[Example]:
-        """Return at most `number` of the examples in file order, drawn at random by `key`, (seed, task)."""
+        """Draw at most `number` of the examples at random, and return them in file order.
+
+        Args:
+            number: Maximum number of examples.
+            key: (seed, name of the task), which decides the draw.
+        """
         places = sorted(self.places)
         if len(places) > number:
             digest = hashlib.sha256(repr(("pool", *key)).encode()).digest()

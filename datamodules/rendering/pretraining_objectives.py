@@ -42,9 +42,9 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TextObjective(ABC):
-    """Base class of objectives, which make source and target of a piece of text.
+    """Base class of pre-training objectives: a subclass divides a piece of text into source and target.
 
-    A subclass is a frozen dataclass whose fields are its settings.
+    They are for encoder-decoder models. A subclass is a frozen dataclass whose fields are its settings.
 
     Args:
         length: Maximum number of tokens of a piece. A longer text is cut into pieces whose lengths differ by at most
@@ -59,12 +59,12 @@ class TextObjective(ABC):
 
     @property
     def sentinels(self) -> int:
-        """Maximum number of sentinel tokens that a piece needs."""
+        """Maximum number of sentinel tokens (``<extra_id_0>``, ...) that a piece of text needs."""
         return 0
 
     @abstractmethod
     def split(self, ids: Ids, sentinels: Ids, rng: random.Random) -> tuple[Ids, Ids]:
-        """Return (source ids, target ids) of a piece of at least two tokens.
+        """Return (source ids, target ids) of a piece of text, which has at least two tokens.
 
         Args:
             ids: int64 [tokens], the piece.
@@ -120,7 +120,9 @@ class PrefixLanguageModelling(TextObjective):
 
 
 def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
-    """Return (corrupted tokens, spans) of a piece; there are no more spans than kept tokens.
+    """Return how many tokens of a piece of text span corruption replaces, and in how many spans: (tokens, spans).
+
+    There are no more spans than kept tokens.
 
     >>> span_counts(512, 0.15, 3.0), span_counts(2, 0.15, 3.0)
     ((77, 26), (1, 1))
@@ -135,7 +137,9 @@ def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
 
 
 def span_mask(length: int, share: float, mean_span: float, rng: random.Random) -> NDArray[np.bool_]:
-    """Return a mask, bool [length], that is true at corrupted tokens; at least one token is kept between two spans.
+    """Draw the spans that span corruption replaces; return a mask, bool [length], that is true at their tokens.
+
+    At least one token is kept between two spans.
 
     Args:
         length: Tokens of the piece.
@@ -195,7 +199,7 @@ def sentinel_ids(tokenizer: PreTrainedTokenizerBase, count: int) -> Ids:
 
 
 def piece_count(tokens: int, length: int) -> int:
-    """Return the number of pieces of a text; 0 for a text of a single token, which has no source or no target.
+    """Return into how many pieces a text is cut; 0 for a text of a single token, which has no source or no target.
 
     >>> [piece_count(tokens, 512) for tokens in (1, 2, 512, 513)]
     [0, 1, 1, 2]
@@ -208,7 +212,9 @@ def piece_count(tokens: int, length: int) -> int:
 
 
 class TextDocuments:
-    """Maker of documents from texts by an objective: source eos | target eos, as in ``tokenize_pair``.
+    """Makes the training documents of an encoder-decoder model from plain text by a pre-training objective.
+
+    A document is the tokens of source, eos, target, eos.
 
     Args:
         objective: Objective that makes source and target.

@@ -37,7 +37,7 @@ Choice = TypeVar("Choice")
 
 
 class PromptParts(NamedTuple):
-    """A prompt in parts; few-shot prompts insert demonstrations between instructions and query.
+    """A rendered example in parts, so that few-shot prompts can insert demonstrations between instructions and query.
 
     Args:
         instructions: Text that a few-shot prompt has only once; empty if every example has its own instructions.
@@ -58,7 +58,7 @@ class PromptParts(NamedTuple):
 
 
 class PromptForm(ABC):
-    """Base class of prompt forms, which render an example as source and target.
+    """Base class of prompt formats: a subclass renders an example as source (read by the model) and target (trained).
 
     A subclass is a frozen dataclass whose fields are its settings.
     """
@@ -71,21 +71,26 @@ class PromptForm(ABC):
         """Return the prompt of an example; every random choice is drawn from `rng`."""
 
     def parts(self, task: Task, example: Example, rng: random.Random) -> PromptParts:
-        """Return the prompt of a call as instructions, query and target, so that demonstrations can stand between.
+        """Return the prompt of an example in parts, so that few-shot prompts can insert demonstrations between them.
+
+        Args:
+            task: The example's task.
+            example: The example to render.
+            rng: Generator of every random choice.
 
         Raises:
-            ValueError: This form of prompts has no place for demonstrations of other examples.
+            ValueError: The format has no place for demonstrations of other examples.
         """
         raise ValueError(f"{type(self).__name__} has no place for demonstrations of other examples; use OptImlPrompt")
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the form's class, its fields and PROMPT_VERSION; stored prompts are reused by it.
+        """Return a SHA-256 of class, fields and PROMPT_VERSION; tokenized prompts on disk are reused if it is equal.
 
-        If you change the code of a form of your own so that it renders differently, change a field, e.g. ``version: int
-        = 2``.
+        If you change the code of your own subclass so that it renders differently, change a field, e.g.
+        ``version: int = 2``.
 
         Raises:
-            ValueError: The form is not a dataclass, or a field does not print its value.
+            ValueError: The class is not a dataclass, or a field does not print its value.
         """
         settings = repr(self)
         if not is_dataclass(self) or " at 0x" in settings:
@@ -99,7 +104,7 @@ class PromptForm(ABC):
 
 @dataclass(frozen=True)
 class OptImlPrompt(PromptForm):
-    """OPT-IML's prompt form (arXiv 2212.12017, section 2.4): instructions, delimiter, answer.
+    """Renders prompts in OPT-IML's format (arXiv 2212.12017, section 2.4): instructions, delimiter, answer.
 
     If one instruction serves the whole task, the source is the task's definition, then the input, both with field names
     that vary. If each example has its own instructions, its input is the whole source. The delimiter is drawn per
@@ -172,7 +177,7 @@ class OptImlPrompt(PromptForm):
 
 @dataclass(frozen=True)
 class TkInstructPrompt(PromptForm):
-    """Tk-Instruct's prompt form (arXiv 2204.07705): definition, demonstrations, then the input to complete.
+    """Renders prompts in Tk-Instruct's format (arXiv 2204.07705): definition, demonstrations, the input to complete.
 
     A line that does not end in punctuation gets a full stop; the target is unchanged. The definition is
     ``task.definition``, which is the first one if a task's file lists several. A demonstration that would reveal the
@@ -249,12 +254,12 @@ PLAIN = OptImlPrompt(delimiters=("",), instructions_share=0.0, task_share=0.0, i
 
 @dataclass(frozen=True)
 class ChatPrompt(PromptForm):
-    """Prompt form that makes every example a conversation, which the tokenizer's chat template renders.
+    """Renders every example as a conversation in the tokenizer's chat template.
 
     An example that is not a conversation becomes a user's message and its answer.
 
     Args:
-        form: Form of the user's message of an example that is not a conversation.
+        form: Format of the user's message of an example that is not a conversation.
         loss_on: Answers that are trained: ``all_assistant_turns``, or ``last_assistant_turn`` alone.
     """
 
@@ -269,7 +274,10 @@ class ChatPrompt(PromptForm):
         return self._exchange(prompt.source, prompt.target)
 
     def after_others(self, task: Task, example: Example, rng: random.Random) -> Prompt:
-        """Return the conversation to append to others of its task; the first of them has the instructions."""
+        """Render an example as further turns of a conversation whose earlier turns are demonstrations of its task.
+
+        The first demonstration has the task's instructions, which are not repeated here.
+        """
         if example.turns:
             return self(task, example, rng)
         parts = self.form.parts(task, example, rng)

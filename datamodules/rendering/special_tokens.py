@@ -63,16 +63,24 @@ def _surrogates_rejected(texts: Sequence[str]) -> Iterator[None]:
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return the copy of a tokenizer that encodes texts: special tokens are spelled differently; nothing is truncated.
+    """Return a copy of a tokenizer that turns no text into a special token, and truncates nothing.
 
-    It is made on first use, and again after another token has become bos, eos or padding.
+    In the copy, special tokens have other spellings. It is made on first use, and again after another token has become
+    bos, eos or padding.
     """
     return _text_tokenizer(tokenizer, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
 
 
 @contextmanager
 def truncating_tokenizer(tokenizer: PreTrainedTokenizerBase, longest: int) -> Iterator[Tokenizer]:
-    """Yield the copy for texts, set to cut a text to `longest` tokens; of a pair, the longer text is cut."""
+    """Yield a tokenizer that cuts texts to `longest` tokens, of a pair the longer text first.
+
+    Like that of ``text_tokenizer``, it turns no text into a special token.
+
+    Args:
+        tokenizer: The model's tokenizer, which also names the side to cut (``truncation_side``).
+        longest: Maximum number of tokens of a text or a pair.
+    """
     backend = text_tokenizer(tokenizer)
     backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
     try:
@@ -82,7 +90,7 @@ def truncating_tokenizer(tokenizer: PreTrainedTokenizerBase, longest: int) -> It
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Return the texts of tokens that are flagged special or have a role such as eos."""
+    """Return the spellings of all special tokens: those flagged special, and those with a role such as eos."""
     flagged = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return flagged | set(tokenizer.all_special_tokens)
 

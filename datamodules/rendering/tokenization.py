@@ -62,7 +62,7 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a digest of all that decides the token ids of a text or a conversation."""
+    """Return a SHA-256 of all that decides the token ids of a text: vocabulary, special tokens and chat template."""
     special = [
         tokenizer.eos_token_id,
         tokenizer.bos_token_id,
@@ -82,7 +82,7 @@ def tokenize_joint(
     joint: str = " ",
     end: int | None = None,
 ) -> list[TokenizedExample]:
-    """Return the documents of a decoder-only model: leading tokens, source, joint text, target, end token.
+    """Tokenize prompts for a decoder-only model: bos (if any), source, joint text, target, end token.
 
     The tokens before the target are those of ``tokenize_sources``, which are read at evaluation. The target's tokens
     are the rest of the whole text's. If a tokenizer merges text across the joint, there is no such rest, and the target
@@ -144,7 +144,7 @@ def _visible(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 def tokenize_pair(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool | None = None
 ) -> list[TokenizedExample]:
-    """Return the documents of an encoder-decoder model: source eos | target eos, each side tokenized alone.
+    """Tokenize prompts for an encoder-decoder model: source, eos, target, eos; each side is tokenized alone.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -171,7 +171,7 @@ def tokenize_sources(
     bos: bool | None = None,
     joint: str = " ",
 ) -> list[list[int]]:
-    """Return the token ids of each source: the ids that precede the target in training.
+    """Tokenize prompts for evaluation: return the ids that the model reads, the same that precede a target in training.
 
     Args:
         tokenizer: The model's tokenizer.

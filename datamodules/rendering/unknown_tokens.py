@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a report needs no transformers
 
 
 class UnknownTokens(NamedTuple):
-    """Numbers of unknown tokens in a task; a line break that the tokenizer drops counts as one.
+    """Counts of what a tokenizer loses of a task's texts; a line break that it drops counts as an unknown token.
 
     Args:
         source: Unknown tokens in the sources.
@@ -51,7 +51,7 @@ NOTHING_LOST = UnknownTokens()
 
 
 class UnknownCounter:
-    """Counter of the text that a tokenizer loses.
+    """Counts what a tokenizer loses of a document's text: unknown tokens, line breaks, changed characters.
 
     Args:
         tokenizer: The tokenizer. If its unknown token is also its end, beginning or padding (GPT-2, OPT), the
@@ -69,7 +69,7 @@ class UnknownCounter:
         """Whether two different texts may become the same tokens."""
 
     def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int, int]:
-        """Return (unknown tokens in the source, unknown tokens, changed characters in the target) of a document.
+        """Return (unknown tokens of the source, unknown tokens of the target, changed characters of the target).
 
         A target of which only the end token is left counts as one unknown token.
 

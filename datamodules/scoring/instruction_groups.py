@@ -8,14 +8,14 @@ from .pair_rows import ScoredRows
 
 
 def instruction_groups(stored: StoredTasks, kind: ScoredRows) -> Groups:
-    """Return a group for the pairs of each example, in the order of the store.
+    """Group stored (instruction, response) pairs by example, for a ranking loss that compares an example's responses.
 
     Pairs that do not fit into one row are split into several groups, whose responses are not compared with each other.
     A group whose labels are all equal is left out, since there is nothing to rank. Both are counted in the result.
 
     Args:
-        stored: Scored pairs of all tasks.
-        kind: Layout of rows of scored pairs.
+        stored: Scored pairs of all tasks, those of an example one after another.
+        kind: Layout of the rows, which has their length.
     """
     begins, sizes, counts = [], [], []
     longest = cut = left_out = 0

@@ -16,7 +16,12 @@ beginning."""
 
 
 def instruction_cut(cut: Cut | None, *, faithful: bool) -> Cut:
-    """Return `cut`, or if it is None the default: ``end`` if `faithful` to the released program, else ``middle``."""
+    """Return which part of an instruction that is too long is cut: ``middle``, ``end`` or ``beginning``.
+
+    Args:
+        cut: The user's setting; None for the default.
+        faithful: Whether the default is that of Cappy's released program, ``end``, or ``middle``.
+    """
     return cut or ("end" if faithful else "middle")
 
 

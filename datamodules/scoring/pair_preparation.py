@@ -42,7 +42,10 @@ UNREAD_REFERENCES = Remark(
 
 @dataclass(frozen=True)
 class ScoredPreparation(Preparation):
-    """A ``Preparation`` of scored pairs (instruction, response, correctness). Equal settings give the same folders.
+    """Makes and stores a scorer's training documents: (instruction, response) pairs with a correctness in [0, 1].
+
+    Equal settings give the same folders in the store. The arguments of ``Preparation``, the settings of rendering and
+    tokenization, come first.
 
     Args:
         frame: Special tokens of a pair.
@@ -59,7 +62,15 @@ class ScoredPreparation(Preparation):
     faithful: bool
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
-        """Return the folder of a training task's pairs, which may not exist yet; arguments as in the base class."""
+        """Return the folder of a training task's pairs, which may not exist yet.
+
+        Its name is a digest of everything that decides the pairs: data files, samples, and settings.
+
+        Args:
+            name: Name of the task.
+            validated: Whether instances of it are held out for validation.
+            tested: Whether instances of it are held out for test.
+        """
         examples = super().task_folder(name, validated=validated, tested=tested)
         key = content_key(
             examples=examples.name,
@@ -155,14 +166,14 @@ class ScoredPreparation(Preparation):
             )
 
     def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
-        """Return pairs as documents of any length; each distinct text is tokenized once."""
+        """Tokenize pairs of instruction and response without truncation; each distinct text is tokenized once."""
         ids = tokenize_texts(self.tokenizer, [text for pair in pairs for text in pair[:2]])
         return [
             self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness, pair.example) for pair in pairs
         ]
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
-        """Return the documents of pairs (instruction, response), with a label of 0."""
+        """Tokenize pairs (instruction, response) whose label does not matter; it is 0. Nothing is truncated."""
         return self.tokenize_scored([ScoredPair(source.strip(), text, 0.0) for source, text in pairs])
 
     def _documents(self, task: Task, examples: Iterable[Example]) -> Iterator[TokenizedExample | str]:

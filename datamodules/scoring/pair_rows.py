@@ -55,13 +55,15 @@ class PairFrame(NamedTuple):
         label: float | None = None,
         group: int | None = None,
     ) -> TokenizedExample:
-        """Return a pair as a document of any length, whose source is everything before the response.
+        """Join the tokens of instruction and response with special tokens, without truncation.
+
+        The source of the resulting document is everything before the response.
 
         Args:
             instruction: Token ids of the instruction.
             response: Token ids of the response.
             label: Correctness in [0, 1]; None if it is unknown.
-            group: Number of the pair's example; None for no group.
+            group: Number that the pairs of one example share; None if they are not grouped.
         """
         ids = [*self.head, *instruction, *self.joint, *response, *self.tail]
         n_source = len(self.head) + len(instruction) + len(self.joint)
@@ -142,7 +144,7 @@ def kept_tokens(
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Layout of rows of scored pairs, which have one target each: their correctness.
+    """Builds a scorer's batches: packed rows of (instruction, response) pairs, each labelled with its correctness.
 
     A pair longer than `pair_length` is truncated. An instruction loses the part named by `part`, a response its end.
     Special tokens are never cut.

@@ -36,7 +36,7 @@ class ScoredPair(NamedTuple):
 
 
 class References:
-    """References of a task by input, from which mismatches are drawn.
+    """References of all examples of a task, from which wrong responses (mismatches) to other examples are drawn.
 
     Examples with the same input share their references, so that a mismatch of one is never a reference of the other.
 
@@ -136,7 +136,7 @@ def correct_responses(example: Example) -> list[str]:
 
 
 class UnlabelledExample(NamedTuple):
-    """Example whose responses are to be labelled.
+    """Training example with all that its pairs are made of, before its responses get their correctness.
 
     Args:
         example: The example.
@@ -206,7 +206,7 @@ def _checked(label: CorrectnessLabel, response: str, references: Sequence[str]) 
 
 
 class DistinctPairs:
-    """Set of (instruction, response), which stores a digest of 16 bytes for each pair."""
+    """Set of the (instruction, response) pairs of a task, by which repeated pairs are left out; 16 bytes a pair."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()

@@ -45,11 +45,11 @@ class ResponseBatch(NamedTuple):
 
 
 class ResponseSet(NamedTuple):
-    """Examples of one stage (validation or test) and their responses.
+    """The examples of validation or test, with the responses that a scorer ranks.
 
     Args:
         examples: The evaluated examples; ``examples[i].number == i``.
-        responses: Pairs of each example, with the labels of its responses.
+        responses: (instruction, response) pairs of each example, with the correctness of the responses.
         skipped: Number of examples that cannot be ranked, by reason.
     """
 
@@ -95,10 +95,10 @@ def responses_to_rank(
 
 
 def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *, mismatches: int) -> ResponseSet:
-    """Return the responses of every example of a stage; examples that cannot be ranked are counted by reason.
+    """Choose the responses to rank for every example of validation or test; count unusable examples by reason.
 
     Args:
-        evaluation: The examples of the stage, and their prompts.
+        evaluation: The examples of validation or test, and their prompts.
         preparation: Settings of rendering, with samples and their label.
         mismatches: Number of wrong responses to an example without options, drawn from all references of its task.
 
@@ -136,13 +136,13 @@ class ResponseLoader:
     """Iterable of one replica's batches of examples with responses to rank.
 
     Every example is evaluated exactly once over all replicas. All replicas have the same number of batches, since
-    sharded strategies need every replica in every forward. A filler batch is a row of padding.
+    sharded models need every process in every forward pass. A filler batch is a row of padding.
 
     Args:
         examples: The evaluated examples.
         responses: Texts of each example's responses.
         documents: Tokenized pairs of each example's responses.
-        kind: Layout of rows of scored pairs.
+        kind: Builds the rows of a batch.
         packing: Function that packs pairs into rows.
         budget: Maximum number of tokens of a batch; a larger example is a batch by itself.
         replicas: This process's replica.
@@ -193,13 +193,13 @@ def _sizes(kind: ScoredRows, pairs: Sequence[TokenizedExample]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ResponseStage:
-    """Stage that is evaluated by ranking responses.
+    """Validation or test of a scorer: its examples with the responses to rank, and their batches.
 
     Args:
         name: ``validation`` or ``test``.
-        evaluated: Examples of the stage, and their responses.
+        evaluated: The examples and their responses.
         preparation: Settings of rendering and tokenization.
-        kind: Layout of rows of scored pairs.
+        kind: Builds the rows of a batch.
         packing: Function that packs pairs into rows.
         batch_tokens: Maximum number of tokens of a batch.
     """
@@ -224,7 +224,9 @@ class ResponseStage:
     def loader(self, here: Replicas, answered: Collection[int]) -> ResponseLoader:
         """Return one replica's batches of all examples.
 
-        `answered` is unused, since an interrupted ranking starts again.
+        Args:
+            here: This process's replica.
+            answered: Not used, since an interrupted ranking starts again.
         """
         documents = [self.preparation.tokenize_scored(pairs) for pairs in self.evaluated.responses]
         lengths = [len(document.input_ids) for pairs in documents for document in pairs]
@@ -244,7 +246,7 @@ class ResponseStage:
     validation_loader = loader
 
     def fingerprint(self) -> None:
-        """Return None: an interrupted ranking does not resume."""
+        """Return None, since an interrupted ranking does not resume; stages that resume return digests."""
 
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> None:
         """Return None: no published table has tasks whose responses are ranked."""

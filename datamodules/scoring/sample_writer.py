@@ -12,14 +12,15 @@ from .samples import Key, Sample, read_sample
 
 
 class SampleFile:
-    """Sample file that is written one example at a time, so that an interrupted run can resume.
+    """Writes sampled responses to a JSONL file one example at a time, so that an interrupted run can resume.
 
-    The file ``<name>.about.json`` beside it has the settings. An existing file is rejected and not changed if it has
-    other settings or none, or lines that no interrupted run leaves. The file is locked until ``close``.
+    The file ``<name>.about.json`` beside it has the settings. If the file exists with equal settings, an incomplete
+    last example is deleted, and writing continues after it. If its settings differ or are missing, or if other lines
+    are not complete samples, it is rejected and not changed. The file is locked until ``close``.
 
     Args:
         path: The file; created if it does not exist.
-        about: The settings that decide the samples, JSON-like.
+        about: The settings that decide the samples (model, decoding, benchmark, ...), JSON-like.
         expected: Number of samples of each example.
 
     Raises:
@@ -96,7 +97,7 @@ class SampleFile:
 
 
 def prompt_digest(prompt: str) -> str:
-    """Return the digest of a prompt that sample files have, 16 hexadecimal digits."""
+    """Return a digest of a prompt, 16 hexadecimal digits, which a sample has so that a changed prompt is noticed."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -105,7 +106,7 @@ def require_settings(path: Path, about: Mapping[str, Any]) -> None:
 
     Args:
         path: The sample file.
-        about: The settings, JSON-like.
+        about: The settings that decide the samples (model, decoding, benchmark, ...), JSON-like.
 
     Raises:
         ValueError: The file has samples of other settings, or its settings are unknown.

@@ -36,14 +36,14 @@ class SampledPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class SampledExamples:
-    """Examples of a benchmark to sample responses for.
+    """Chooses the examples of a benchmark to sample responses for, and renders their prompts.
 
     `prompt`, `seed` and the five settings from `train_examples` to `held_out_share` must be equal to those of the
     ``ScorerDataModule`` that trains on the samples, so that both choose the same examples and render the same prompts.
 
     Args:
         benchmark: The benchmark (a class and its arguments), or the path or hub name of your own data.
-        prompt: Form in which an example becomes a prompt.
+        prompt: Format in which an example becomes a prompt.
         parts: Instances of a task to sample for: ``train``, ``validation`` and ``test``, or some of these.
         tasks: Names of the tasks; if empty, all tasks of the splits in `parts`.
         train_examples: Maximum number of training examples of a task.

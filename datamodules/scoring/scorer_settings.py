@@ -11,13 +11,18 @@ from .pairs import CorrectnessLabel
 
 
 def pair_truncation(truncation: Truncation | None, *, faithful: bool) -> Truncation:
-    """Return `truncation`, or if it is None the default: ``longest_first`` if `faithful`, else ``instruction``."""
+    """Return which side of a pair that is too long is cut: ``instruction``, or ``longest_first`` for the longer one.
+
+    Args:
+        truncation: The user's setting; None for the default.
+        faithful: Whether the default is that of Cappy's released program, ``longest_first``, or ``instruction``.
+    """
     return truncation or ("longest_first" if faithful else "instruction")
 
 
 @dataclass(frozen=True)
 class PairRows:
-    """Packed rows of scored pairs.
+    """Settings of the rows of a scorer's batch, each of which holds several (instruction, response) pairs.
 
     Args:
         length: Tokens of a row, which holds several pairs.
@@ -54,7 +59,9 @@ class PairRows:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training responses beside the references: responses sampled from language models, and mismatches.
+    """Settings of the responses that a scorer trains on beside the references: samples of models, and mismatches.
+
+    A mismatch is a reference of another example of the task, with the correctness 0.
 
     Args:
         samples: JSONL files of responses (an object with task, id, response and generator per line), or folders that
@@ -74,7 +81,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ResponseEvaluation:
-    """Settings of evaluation by ranking responses.
+    """Settings of a scorer's evaluation, which ranks the responses to each example.
 
     Args:
         mismatches: Number of wrong responses beside the right one, for an example without options.

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 
 class CutTexts:
-    """Texts by the digests of their tokens, before and after they are cut.
+    """Counts texts that truncation has made equal to another text, so that a scorer cannot tell them apart.
 
-    Digests can be joined over batches and processes, so that equal remainders are found wherever they were scored.
+    It keeps digests of each text's tokens before and after truncation. Digests can be joined over batches and
+    processes, so that equal remainders are found wherever they were scored.
 
     Args:
         remainders: Digest of the remainder of each text, by the digest of the whole text.
@@ -27,8 +28,8 @@ class CutTexts:
         """Add a text.
 
         Args:
-            whole: int64 [L], its tokens.
-            remainder: int64 [R], those that remain of them; all of them for a text that fits exactly.
+            whole: int64 [L], its tokens before truncation.
+            remainder: int64 [R], the tokens that remain; all of them for a text that fits exactly.
         """
         self.remainders[_digest(whole)] = _digest(remainder)
         self.added += 1

@@ -60,9 +60,9 @@ def write_sealed_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_sealed_lines(path: Path) -> Iterator[str]:
-    """Yield the lines that ``write_sealed_lines`` wrote.
+    """Yield the lines of a file that ends in a checksum (``write_sealed_lines``), if the checksum is right.
 
-    There are none if the file does not exist, or if it is damaged. A damaged file is reported in a warning. The file is
+    No line is yielded if the file does not exist or is damaged. A damaged file is reported in a warning. The file is
     read twice, since it may be larger than memory.
     """
     if not path.exists():
@@ -84,7 +84,11 @@ def read_sealed_lines(path: Path) -> Iterator[str]:
 
 
 def rename_sealed(partial: Path, folder: Path) -> None:
-    """Rename a sealed folder from `partial` to `folder`. After a power failure `folder` is complete or does not exist.
+    """Give a complete folder its final name. After a power failure, `folder` is complete or does not exist.
+
+    Args:
+        partial: The folder, with the checksums of ``seal_folder``.
+        folder: Its final path.
 
     Raises:
         OSError: `folder` exists already.
@@ -95,7 +99,7 @@ def rename_sealed(partial: Path, folder: Path) -> None:
 
 
 def read_sealed(folder: Path) -> dict[str, Any]:
-    """Return the content of ``meta.json``, after a comparison of its seal and of the sizes of all files.
+    """Read ``meta.json`` of a folder of the store, and check its own checksum and the sizes of all files.
 
     Raises:
         ValueError: The folder does not exist, or is damaged; the message names the file.
@@ -123,7 +127,7 @@ def verify_files(folder: Path, meta: Mapping[str, Any], names: Collection[str] |
     """Read files and compare them with their checksums.
 
     Args:
-        folder: A sealed folder.
+        folder: A folder with checksums (``seal_folder``).
         meta: Content of its ``meta.json``, as returned by ``read_sealed``.
         names: Names of the files to read; None for all.
 

@@ -21,6 +21,7 @@ class NoDeclaredState(Exception):
 def declared_state(value: Any) -> str | None:
     """Return a SHA-256 of an object's attributes and of its class's source file; None if an attribute has no digest.
 
+    The tasks and evaluation prompts that a run stored are reused if the digest of its benchmark is unchanged.
     Attributes may be plain values, paths, patterns, classes, functions, collections, and objects of such attributes.
     Values of a ``cached_property`` are ignored. Other attributes that an object sets later change its digest, so
     compute the digest before the object is used.

@@ -52,11 +52,13 @@ TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings that decide the training documents of tasks. Equal settings give the same folders in the store.
+    """Renders and tokenizes the examples of tasks, and writes the training documents of each task to a folder.
+
+    Equal settings give the same folders, so that nothing is tokenized twice.
 
     Args:
         benchmark: Source of tasks and examples.
-        prompt: The form in which an example becomes a prompt (source, target).
+        prompt: The format in which an example becomes a prompt (source, target).
         tokenizer: Tokenizer of the model.
         pair: True for an encoder-decoder model, whose source and target are tokenized apart; False for a decoder-only
             model, which reads them as one text.
@@ -166,14 +168,20 @@ class Preparation:
         return ChatPrompt() if example.turns and not isinstance(self.prompt, ChatPrompt) else self.prompt
 
     def render_after(
-        self, task: Task, example: Example, shown: Sequence[Example], separator: str, *, suffix_loss: bool = False
+        self,
+        task: Task,
+        example: Example,
+        demonstrations: Sequence[Example],
+        separator: str,
+        *,
+        suffix_loss: bool = False,
     ) -> Prompt:
         """Return the few-shot prompt of an example. In a conversation, demonstrations are its first turns.
 
         Args:
             task: The example's task.
             example: The example to solve.
-            shown: The demonstrations, in order.
+            demonstrations: Solved examples, in order.
             separator: Text between two demonstrations.
             suffix_loss: Whether everything after the first demonstration's input is target, or the example's target
                 alone.
@@ -185,12 +193,12 @@ class Preparation:
 
         if isinstance(form, ChatPrompt):
             return conversation_with_demonstrations(
-                form, task, example, shown, generator, separator, suffix_loss=suffix_loss
+                form, task, example, demonstrations, generator, separator, suffix_loss=suffix_loss
             )
-        return with_demonstrations(form, task, example, shown, generator, separator, suffix_loss=suffix_loss)
+        return with_demonstrations(form, task, example, demonstrations, generator, separator, suffix_loss=suffix_loss)
 
     def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
-        """Return the documents of prompts; conversations are tokenized by the tokenizer's chat template.
+        """Tokenize prompts with their targets, as for training; conversations are rendered by the chat template.
 
         Raises:
             ValueError: A prompt is a conversation, and the model is an encoder-decoder.
@@ -204,7 +212,7 @@ class Preparation:
         )
 
     def tokenize_sources(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the token ids of each prompt before its target; the target of a conversation is its last answer.
+        """Tokenize prompts without their targets, as for evaluation; the target of a conversation is its last answer.
 
         Raises:
             ValueError: A prompt is a conversation, and the model is an encoder-decoder.
@@ -226,7 +234,7 @@ class Preparation:
             )
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
-        """Return the documents of pairs (source, answer), e.g. of the options of a question."""
+        """Tokenize pairs (source, answer) as for training, e.g. a question with each of its options."""
         return self.tokenize([Prompt(*pair) for pair in pairs]) if pairs else []
 
     def write(self, name: str, *, validated: bool, tested: bool, verified: bool = False) -> int | None:
@@ -329,7 +337,7 @@ class Preparation:
         return [example for example in drawn if skip_reason(task, example) is None]
 
     def chosen_first(self, task: Task, examples: ExampleSubset) -> list[Example]:
-        """Return the examples of a training task that come first among its demonstrations; most tasks have none.
+        """Return the examples that were chosen as demonstrations of a training task (``chosen``); [] if none were.
 
         Args:
             task: The task.

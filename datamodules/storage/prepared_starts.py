@@ -29,7 +29,7 @@ FOLDER = "starts"
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Tasks and splits that were read from a benchmark when a run started.
+    """Tasks and splits that a run has read from its benchmark, stored so that the next run reads no data files.
 
     Args:
         names: Names of the tasks of each split (``train``, ``validation``, ``test``).
@@ -37,7 +37,7 @@ class Start:
         lines: Lines that a run prints about its tasks.
         tasks: The tasks of all splits, by name.
         folders: Name of each training task's folder in the store, by task.
-        read: Stamps of the files and folders that were read, by path.
+        read: Stamps (size and time) of the files and folders that were read, by path.
     """
 
     names: Mapping[Split, Sequence[str]]
@@ -54,7 +54,11 @@ def write_start(path: Path, start: Start) -> None:
 
 
 def current_start(path: Path) -> Start | None:
-    """Return the tasks and splits in a file; None if the file does not exist, or if a data file has changed since."""
+    """Read the tasks and splits that an earlier run stored.
+
+    None is returned if the file does not exist, or if a data file has changed since. If all data files are gone, the
+    stored tasks are used, and a line is printed.
+    """
     contents = [json.loads(line) for line in read_sealed_lines(path)]
     if not contents or not is_current(contents[0]["read"]):
         return None
@@ -77,7 +81,7 @@ _DEMONSTRATIONS = ("positive_examples", "negative_examples")
 
 @cache
 def readers_digest() -> str:
-    """Return a SHA-256 of the code of ``datamodules``: another version may read or split the same files differently."""
+    """Return a SHA-256 of the code of ``datamodules``, since other code may read or split the files differently."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*")):
         if path.suffix in (".py", ".yaml", ".json", ".txt") and path.is_file():

@@ -86,7 +86,7 @@ def rows_of(holes: NDArray[np.integer], first: int, last: int) -> NDArray[np.int
     """Return the rows of `holes` that belong to documents `first` to `last` - 1.
 
     Args:
-        holes: int [h, 3], (document, begin, end), sorted by document.
+        holes: int [h, 3], (document, begin, end) of untrained tokens between two targets, sorted by document.
         first: Index of the first document.
         last: Index behind the last document.
     """
@@ -266,7 +266,7 @@ def remove_damaged(folder: Path) -> None:
 
 
 def open_task(folder: Path) -> StoredTask:
-    """Open a folder that ``write_task`` wrote. All checksums are compared but that of ``tokens.bin``.
+    """Open the stored documents of a task. All checksums are compared but that of ``tokens.bin``, which may be large.
 
     Raises:
         ValueError: The folder does not exist, or one of its files is damaged.

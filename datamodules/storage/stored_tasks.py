@@ -90,10 +90,12 @@ class StoredTasks(Sequence[StoredTask]):
         return np.diff(self.firsts).tolist()
 
     def holes_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (position, begin, end) of the tokens between the targets of some documents, as int64 [h, 3].
+        """Return which tokens between the targets of some documents have no loss, as int64 [h, 3].
+
+        Each of the h rows is (index into `places`, begin, end), positions in the document, end exclusive.
 
         Args:
-            places: int64 [n], indices of the documents among all documents. `position` is an index into this array.
+            places: int64 [n], indices of the documents among all documents.
         """
         if self.holes is None:
             return np.empty((0, 3), dtype=np.int64)
@@ -108,7 +110,7 @@ class StoredTasks(Sequence[StoredTask]):
 
 
 def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
-    """Open tasks that ``write_task`` wrote as one sequence of documents.
+    """Open the stored documents of several tasks as one sequence.
 
     Their arrays are concatenated in a folder under `root`, unless it exists. An existing one is compared with its
     checksums and with the tasks; a damaged one is reported and written again.
