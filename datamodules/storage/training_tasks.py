@@ -19,7 +19,7 @@ from .stored_tasks import StoredTasks, open_tasks
 
 
 class TrainingTasks:
-    """The training tasks of a run, and their documents in the store.
+    """Prepares the training tasks of a run, and opens their tokenized documents in the store.
 
     Args:
         preparation: Settings of rendering and tokenization.
@@ -80,7 +80,7 @@ class TrainingTasks:
         return self.preparation.document_examples(self.preparation.benchmark.task(name), examples)
 
     def with_documents(self) -> list[str]:
-        """Return the training tasks that have documents, or are not prepared yet. The others are reported.
+        """Return the names of the training tasks that have documents, or are not prepared yet; report the others.
 
         Raises:
             ValueError: All instances of a task are held out, or no task has documents; names the reasons.
@@ -90,13 +90,13 @@ class TrainingTasks:
         empty = [name for name, of in meta.items() if not of["tokens"]]
         reasons = Counter(reason for name in empty for reason in meta[name]["skipped"])
         why = f"{some(empty)} ({', '.join(reason for reason, _ in reasons.most_common())})"
-        if empty and not all(meta[name]["skipped"] for name in empty):
-            counts = self.preparation.instances.held_out(empty[0], **self._held_out(empty[0]))
+        if held_out := [name for name in empty if not meta[name]["skipped"]]:
+            counts = self.preparation.instances.held_out(held_out[0], **self._held_out(held_out[0]))
             raise ValueError(
-                f"{counted(len(empty), 'training task')} without instances beside {counts['test']} for test and "
-                f"{counts['validation']} for validation: {some(empty)}; hold out fewer ({OPTION}.test and .validation, "
-                "or test_of and validation_of for a collection; test_examples of adapt and samples), or take them off "
-                "the training list"
+                f"{counted(len(held_out), 'training task')} without instances beside {counts['test']} for test and "
+                f"{counts['validation']} for validation: {some(held_out)}; hold out fewer ({OPTION}.test and "
+                ".validation, or test_of and validation_of for a collection; test_examples of adapt and samples), or "
+                "take them off the training list"
             )
         if empty and len(empty) == len(folders):
             raise ValueError(f"no training task has an example that could train: {why}")

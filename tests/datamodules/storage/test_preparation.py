@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import PretrainingText
 from crosstask.datamodules.schema import TokenizedExample
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.storage.parallel_preparation import Job, PreparationCounts, prepare_tasks
 from crosstask.datamodules.storage.store import remove_abandoned, write_task
+from crosstask.datamodules.storage.training_tasks import TrainingTasks
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -92,6 +95,18 @@ def test_a_damaged_task_is_named_and_written_again(
         assert prepare_tasks(data.preparation, [job]).written == 1
     assert path.read_bytes() == intact
     assert prepare_tasks(data.preparation, [job]).reused == 1
+
+
+def test_only_tasks_whose_instances_are_all_held_out_are_rejected_for_it(make_datamodule: Any, tmp_path: Path) -> None:
+    """A task whose examples are all skipped has no documents either, for another reason."""
+    preparation = make_datamodule().preparation
+    folders = {name: f"{name}-1" for name in ("skipped", "held_out")}
+    preparation = replace(preparation, folder=tmp_path, instances=Instances(test=7, validation=3))
+    for name, documents in (("skipped", ["empty input"]), ("held_out", [])):
+        write_task(tmp_path / folders[name], documents, vocabulary=9, about={"reduced": ""})
+    names = {"train": list(folders), "validation": ["skipped"], "test": ["held_out"]}
+    with pytest.raises(ValueError, match=r"^1 training task without instances beside 7 for test and 0 for validation"):
+        TrainingTasks(preparation, names, folders).with_documents()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
