@@ -42,10 +42,10 @@ class GeneralizationReport(Callback):
         self._reported: tuple[str, ScoreReport] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Reject a datamodule that does not list the evaluated examples.
+        """Check that the trainer has a datamodule of crosstask, which lists the evaluated examples.
 
         Raises:
-            ValueError: With the way out.
+            ValueError: It has none, or one of another project.
         """
         if stage in ("validate", "test") and run_data(trainer) is None:
             raise ValueError(

@@ -44,9 +44,9 @@ class InstructionAnalysis(Callback):
     - ``analysis.json``: for human-written, initial and learned instructions, the mean cosine distances within and
       between categories, and from each test definition to the nearest instruction. Also how far the parameters moved
       from their start, the share of exemplars not chosen at first, and the tokens nearest to each learned embedding.
-    - ``curves-*``: losses, gradient norms of both levels, the cosine between hypergradients of half outer batches (the
-      module's outer.noise_every), and the share of instances for which an extractor chooses the last exemplar; each
-      only if it was logged. With `every`, also the distances.
+    - ``curves-*``: losses, gradient norms of both levels, the cosine between the hypergradients of the two halves of an
+      outer batch (the module's outer.noise_every), and the share of instances for which an extractor chooses the last
+      exemplar; each only if it was logged. With `every`, also the distances.
 
     Checkpoints hold the initial parameters and all curves, so that a resumed run continues them. `crosstask
     instructions` draws them again from a checkpoint.
@@ -55,7 +55,8 @@ class InstructionAnalysis(Callback):
         folder: Output folder; None for ``instructions`` in the run's folder.
         categories: Number of categories on the map; those with the most tasks are shown.
         tokens: Number of nearest tokens to list for each learned embedding.
-        every: Steps of phi between analyses during training, each into a folder of its own; 0 for the end only.
+        every: Outer steps (updates of the instructions) between analyses during training, each into a folder of its
+            own; 0 for the end only.
     """
 
     def __init__(self, folder: str | None = None, categories: int = 20, tokens: int = 3, every: int = 0) -> None:
@@ -135,7 +136,12 @@ def _instructed(
 
 
 def draw_curves(curves: Mapping[str, Points], folder: Path) -> None:
-    """Write the figures of the logged values, and of the distances if there are several of them."""
+    """Draw the curves of a training of instructions into a folder: losses, gradient norms, cosines and distances.
+
+    Args:
+        curves: (step, value) pairs of each logged value, by its name; a figure is left out if nothing of it was logged.
+        folder: Output folder.
+    """
     for name, metrics in CURVES.items():
         drawn = {metric.removeprefix("train/"): curves[metric] for metric in metrics if metric in curves}
         if drawn:
@@ -148,11 +154,11 @@ def draw_curves(curves: Mapping[str, Points], folder: Path) -> None:
 
 
 def write_analysis(states: InstructionStates, folder: Path, *, step: int, categories: int) -> None:
-    """Write the map and ``analysis.json`` into a folder, which is created.
+    """Write a t-SNE map of human-written and learned instructions, and their distances in ``analysis.json``.
 
     Args:
         states: Hidden states of the instructions, from ``instruction_states``.
-        folder: Output folder.
+        folder: Output folder, which is created.
         step: Number of inner steps, written into ``analysis.json``.
         categories: Number of categories on the map.
     """

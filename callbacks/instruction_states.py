@@ -32,8 +32,8 @@ class InstructionStates(NamedTuple):
     """Mean last hidden states of instructions, of width W.
 
     Args:
-        points: [n, W] for the n inner tasks, by kind of instruction: human, initial, learned. Without initial if it is
-            unknown.
+        points: [n, W] for the n inner tasks (those that train the model), by kind of instruction: human, initial,
+            learned. Without initial if it is unknown.
         categories: Category of each inner task.
         tests: [m, W], states of the definitions of the m test tasks.
         numbers: Content of `analysis.json`.
@@ -52,10 +52,10 @@ def instruction_states(
     initial: Mapping[str, Tensor] | None,
     tokens: int,
 ) -> InstructionStates:
-    """Return the hidden states of all instructions in the current model, with their distances.
+    """Compute the current model's hidden states of human-written, initial and learned instructions, and distances.
 
-    Distances are computed for initial and human-written instructions, too. The model changes in training as well, so
-    only the difference to these shows what the learned instructions did.
+    The model changes in training as well, so only the difference of the learned instructions from the other two kinds
+    shows what was learned.
 
     Args:
         module: The model and its learned instructions.
@@ -92,7 +92,12 @@ def instruction_states(
 
 
 def parameter_distance(start: nn.Module, learned: nn.Module) -> float:
-    """Return the distance of the parameters from their start, relative to the norm of the start."""
+    """Return the Euclidean distance of all parameters from their initial values, divided by the norm of these.
+
+    Args:
+        start: Module with the initial parameters.
+        learned: The same module after training.
+    """
     pairs = [(a.double(), b.double()) for a, b in zip(start.parameters(), learned.parameters(), strict=True)]
     squared = sum(a.square().sum().item() for a, _ in pairs)
     apart = sum((b - a).square().sum().item() for a, b in pairs)
@@ -100,10 +105,14 @@ def parameter_distance(start: nn.Module, learned: nn.Module) -> float:
 
 
 def new_choices(first: Sequence[Choice], now: Sequence[Choice]) -> dict[str, float]:
-    """Return the share of the exemplars chosen now, over all tasks, that were not chosen at first; empty without any.
+    """Return the share of the chosen exemplars, over all tasks, that the initial parameters did not choose.
 
     >>> new_choices([{(5,), (7,)}, {(5,), (8,)}], [{(7,), (9,)}, {(5,), (8,)}])
     {'share of exemplars not chosen at first': 0.25}
+
+    Args:
+        first: Exemplars that the initial parameters choose, for each task.
+        now: Exemplars that the learned parameters choose, for each task; if there are none, {} is returned.
     """
     total = sum(map(len, now))
     new = sum(len(one - before) for before, one in zip(first, now, strict=True))
@@ -115,7 +124,10 @@ def instruction_distances(
 ) -> dict[str, dict[str, float]]:
     """Return cosine distances by kind of instruction: within and between categories, and from test definitions.
 
-    Instructions are [n, W], test definitions [m, W].
+    Args:
+        points: [n, W], states of the instructions of n tasks, by kind: human, initial, learned.
+        tests: [m, W], states of the definitions of m test tasks.
+        categories: Category of each of the n tasks.
     """
     return {
         kind: {
@@ -127,7 +139,7 @@ def instruction_distances(
 
 
 def definition_states(module: InstructionOptimizationModule, texts: Sequence[str]) -> np.ndarray:
-    """Return the mean last hidden states [n, W] of texts, computed one text at a time."""
+    """Return the model's mean last hidden state of each text, [n, W]; texts are read one at a time."""
     assert module.tokenizer is not None
     rows = []
     with truncating_tokenizer(module.tokenizer, module.row_length) as backend:
@@ -142,10 +154,11 @@ def definition_states(module: InstructionOptimizationModule, texts: Sequence[str
 def learned_states(
     module: InstructionOptimizationModule, plan: BilevelPlan, learned: LearnableInstruction
 ) -> tuple[np.ndarray, list[Choice]]:
-    """Return each inner task's instruction for its first training instance.
+    """Compute the learned instruction of each inner task, for the task's first training instance.
 
     Returns:
-        Mean last hidden states [n, W], and the exemplars that an extractor chose, in no order.
+        The model's mean last hidden state of each instruction, [n, W], and the exemplars of each that an extractor
+        chose.
     """
     model, rows, choices = module.language_model, [], []
     for task in range(len(plan.inner)):
@@ -159,7 +172,10 @@ def learned_states(
 
 
 def chosen_tokens(instruction: Instruction, inputs: InstructionInputs) -> Choice:
-    """Return the tokens of each exemplar that the first instance's instruction has; empty for an embedder."""
+    """Return the exemplars that an extractor chose as the instruction of the first instance in a batch, as token ids.
+
+    The set is empty if the instruction is embeddings, and not exemplars.
+    """
     if instruction.chosen is None:
         return set()
     ids_BNC, mask_BNC = require_exemplars(inputs)
@@ -168,7 +184,16 @@ def chosen_tokens(instruction: Instruction, inputs: InstructionInputs) -> Choice
 
 
 def stack_states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor:
-    """Return the last hidden states [B, I, W] for embeddings [B, I, D], of the encoder or of a decoder-only model."""
+    """Return the last hidden states of the encoder, or of a decoder-only model, for given input embeddings.
+
+    Args:
+        model: The language model.
+        embeddings: [B, I, D], I embeddings of each of B instructions.
+        mask: [B, I], 0 at padding.
+
+    Returns:
+        States [B, I, W].
+    """
     stack: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     extra = {} if model.config.is_encoder_decoder else {"use_cache": False}
     return stack(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state

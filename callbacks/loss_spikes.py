@@ -99,7 +99,7 @@ class LossSpikes(Callback):
 
 
 def loss_spikes(losses: Sequence[float], first: int, *, window: int, factor: float) -> list[Spike]:
-    """Return the spikes among the losses from index `first` on.
+    """Return the losses, from index `first` on, that are far above the median of the losses before them.
 
     A loss is compared with the `window` losses before it, but at least half a window. The spread is at least a
     hundredth of the median, so that noise on a flat curve is no spike. Losses that are not finite are left out.
@@ -107,6 +107,12 @@ def loss_spikes(losses: Sequence[float], first: int, *, window: int, factor: flo
     >>> losses = [2.0, 2.1, 1.9, 2.0, 2.1, 1.9, 5.0, 2.0]
     >>> [(spike.position, spike.median) for spike in loss_spikes(losses, first=4, window=6, factor=8.0)]
     [(6, 2.0)]
+
+    Args:
+        losses: Losses of successive optimizer steps.
+        first: Index of the first loss to judge.
+        window: Number of preceding losses that a loss is compared with.
+        factor: Distance from the median, in robust standard deviations, from which a loss is a spike.
     """
     spikes = []
     for index in range(first, len(losses)):

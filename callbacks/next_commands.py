@@ -54,21 +54,25 @@ def next_commands(trainer: L.Trainer, folder: Path, root: Path, checkpoint: Path
 
 
 def evaluated_stage(data: Any) -> str | None:
-    """Return the stage of the data to evaluate, the test if there is one; None if no instance is held out."""
+    """Return the stage that a trained model can be evaluated on: ``test``, else ``validation``; None if there is none.
+
+    Args:
+        data: The run's datamodule; one of another project is assumed to have a test.
+    """
     if not isinstance(data, BenchmarkDataModule):
         return "test"
     return next((stage for stage in ("test", "validation") if data.holds_out(stage)), None)
 
 
 def chat_words(data: PromptedData) -> list[str]:
-    """Return the option that leaves out the tokenizer's chat template, where the training has not used it."""
+    """Return the words ``--chat false`` for `crosstask chat` if training used no chat template; [] if it did."""
     if not data.preparation.tokenizer.chat_template or any(prompt.turns for prompt in shown_prompts(data)):
         return []
     return ["--chat", "false"]
 
 
 def write_prompts(data: Any, folder: Path) -> None:
-    """Write a few prompts of the run as ``prompts.jsonl``, in the form that the model was trained on."""
+    """Write a few prompts to ``prompts.jsonl`` for `crosstask predict`, rendered as the training prompts were."""
     if isinstance(data, PromptedData) and (prompts := shown_prompts(data)):
         records = [json.dumps(record_of(prompt), ensure_ascii=False) for prompt in prompts]
         write_whole(folder / PROMPTS, "\n".join(records) + "\n")
@@ -86,7 +90,7 @@ def record_of(prompt: Prompt) -> dict[str, Any]:
 
 
 def shown_prompts(data: PromptedData) -> list[Prompt]:
-    """Return the first prompts of the validation, or of the training data where nothing is validated."""
+    """Return the first ``SHOWN`` validation prompts; training prompts if the run has no validation."""
     stage = data.opened("validation")
     if isinstance(stage, PromptStage):
         prompts: Iterable[Prompt] = stage.evaluated.prompts

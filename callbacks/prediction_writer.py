@@ -40,7 +40,10 @@ class PredictionWriter(Callback):
         self._part: IO[str] | None = None
 
     def path(self, trainer: L.Trainer, stage: str) -> Path:
-        """Return the file of a stage's predictions. Every process must call it, as for ``run_folder``."""
+        """Return the path of the file with a stage's predictions.
+
+        Every process must call it, since the run's folder is broadcast from the first process.
+        """
         return run_folder(trainer, "predictions", self.folder) / f"{stage}.jsonl"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

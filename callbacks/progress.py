@@ -10,9 +10,9 @@ LOSS = "train/loss"
 
 
 class TrainingBar(RichProgressBar):
-    """RichProgressBar without the count of epochs, which would read ``0/-2`` for a planned stream.
+    """RichProgressBar without the count of epochs, since training is counted in optimizer steps.
 
-    The loss is read twice a second, since each read waits for the device.
+    Lightning would show ``0/-2`` epochs. The loss is read twice a second, since each read waits for the device.
     """
 
     _loss: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed

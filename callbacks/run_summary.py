@@ -91,13 +91,13 @@ def last_path(trainer: L.Trainer) -> Path | None:
     writers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
     preempted = any(isinstance(each, Preemption) and each.preempted for each in trainer.callbacks)  # type: ignore[attr-defined]
     if preempted and folder is not None:
-        return shown(folder / "last.ckpt")
+        return relative_if_below(folder / "last.ckpt")
     paths = [path for writer in writers for path in (writer.last_model_path, writer.best_model_path) if path]
-    return shown(Path(paths[0])) if paths else None
+    return relative_if_below(Path(paths[0])) if paths else None
 
 
-def shown(path: Path) -> Path:
-    """Return a path relative to the working directory if it is below it."""
+def relative_if_below(path: Path) -> Path:
+    """Return a path relative to the working directory if it is below that; any other path unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -111,5 +111,5 @@ def commands_of(trainer: L.Trainer, folder: Path) -> list[str]:
         for callback in trainer.callbacks  # type: ignore[attr-defined]
     ):
         return ["Interrupted; resume with", f"  {command_line('fit', '--config', config, '--ckpt_path', 'last')}"]
-    commands = next_commands(trainer, folder, shown(Path(trainer.default_root_dir)), checkpoint)
+    commands = next_commands(trainer, folder, relative_if_below(Path(trainer.default_root_dir)), checkpoint)
     return ["Next:", *(f"  {command}" for command in commands)]

@@ -85,7 +85,7 @@ class Throughput(Callback):
 
 
 def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, Any]:
-    """Return counts of one batch: examples, tokens of both sides, targets, columns, and those of ``training_flops``.
+    """Return counts of one batch: examples, tokens, targets, columns, and the sums that ``training_flops`` needs.
 
     Padding counts in columns only; it is recognized by having no targets. Counts are integers, or scalars on the
     batch's device that are not read here.

@@ -9,7 +9,10 @@ from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
 
 
 def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[CausalBatch | Seq2SeqBatch]:
-    """Return the rows of a batch that a language model processes, of both levels in instruction optimization."""
+    """Return the parts of a training batch that hold rows of a language model.
+
+    That is the batch itself, or the inner and outer batches of instruction optimization.
+    """
     if not isinstance(batch, BilevelBatch):
         return [batch]
     inner = [part.rows for part in (batch.inner, batch.curvature) if part is not None]

@@ -32,14 +32,19 @@ class Unfinished(NamedTuple):
 
 
 def part_path(folder: Path, stage: str, process: int) -> Path:
-    """Return the file of a process's predictions while a stage runs."""
+    """Return the path of the hidden file into which a process writes its predictions while an evaluation runs."""
     return folder / f".{stage}-{process}.part"
 
 
 def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> IO[str]:
-    """Start a part file with the given lines and return it for writing; an existing one is replaced atomically.
+    """Begin a process's file of predictions with some lines, and return it for writing; replace an existing one.
 
-    The file is locked until it is closed or the process ends.
+    The file is replaced atomically, and locked until it is closed or the process ends.
+
+    Args:
+        path: The file, from ``part_path``.
+        header: Digests of all that determines the predictions; None if they cannot be reused.
+        lines: Predictions of an interrupted evaluation, which are reused.
     """
     begun = path.with_suffix(".begun")
     with open(begun, "w", encoding="utf-8") as file:
@@ -52,7 +57,7 @@ def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> I
 
 
 def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
-    """Return a part's header, and its lines by number of the example.
+    """Read a process's unfinished file of predictions: return its header, and its lines by number of the example.
 
     Lines that cannot be read are left out and evaluated again: the last line of a killed process, and lines that
     something else has changed.

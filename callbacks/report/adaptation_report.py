@@ -39,7 +39,9 @@ def write_adaptation(
     untested: int = 0,
     parameters: float | None = None,
 ) -> None:
-    """Write ``report.json``, ``report.md``, ``choices.jsonl`` and figures of the gains on each task.
+    """Write the report of `crosstask adapt`: scores of all methods, choices for each example, and figures of the gains.
+
+    The files are ``report.json``, ``report.md``, ``choices.jsonl``, and ``advantages_*`` as SVG, PDF and PNG.
 
     Args:
         folder: Output folder.
@@ -82,7 +84,7 @@ def _bases(table: SelectionTable) -> dict[str, str]:
 
 
 def figure_name(base: str) -> str:
-    """Return the file name, without suffix, of the figure of gains over a base.
+    """Return the file name, without suffix, of the figure of the scorer's gains over another method.
 
     >>> figure_name("best single decoding")
     'advantages_over_best_single_decoding'

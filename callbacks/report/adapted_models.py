@@ -28,7 +28,7 @@ class AdaptedModel(NamedTuple):
     """Results of `crosstask adapt` with one language model.
 
     Args:
-        scorers: Names of the table rows that scorers choose.
+        scorers: Names of the methods in which a scorer chooses among the responses.
         tasks: The task of each instance.
         quality: ROUGE-L in [0, 1] of each method's choices, [instances], by the method's name.
     """
@@ -39,7 +39,7 @@ class AdaptedModel(NamedTuple):
 
 
 class AdaptedModels(NamedTuple):
-    """Scores of several language models on the same instances.
+    """Comparison of several language models, each with and without a scorer, on the same test instances.
 
     Args:
         tasks: Number of tasks.
@@ -47,7 +47,7 @@ class AdaptedModels(NamedTuple):
         scores: Mean over tasks of each method's choices, by model and method.
         with_scorer: For each model and scorer, the paired gain over each method without it: self-scoring and the best
             single decoding.
-        over_first: For each other model, the paired difference of each method to the same of the first model.
+        over_first: For each other model, the paired difference of each method from that method with the first model.
     """
 
     tasks: int
@@ -58,7 +58,7 @@ class AdaptedModels(NamedTuple):
 
 
 def adapted_models(folders: Mapping[str, Path]) -> AdaptedModels:
-    """Return the comparison of the outputs of `crosstask adapt` with several language models.
+    """Compare language models by the outputs of `crosstask adapt` on the same test instances.
 
     Args:
         folders: Output folder of each language model, by the model's name.

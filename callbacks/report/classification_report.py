@@ -33,7 +33,7 @@ CHANCE = "by chance"
 
 @dataclass(frozen=True)
 class Classified:
-    """Questions with the scores that several models give to their options.
+    """Results of `crosstask classify`: questions with options, and the scores that several models give to these.
 
     Args:
         questions: The questions that all models answered.
@@ -64,10 +64,10 @@ class Classified:
 
 
 def classification_report(classified: Classified) -> dict[str, Any]:
-    """Return accuracies of each model and by chance, and differences to the first model, as JSON values.
+    """Return accuracies of each model and by chance, and differences from the first model, as JSON values.
 
-    Intervals are of means over templates, over resampled rows: the prompts of a row stay together. Differences are
-    paired by row.
+    The accuracy on a task is a mean over its templates. Its 95% interval is over resampled rows of the dataset; the
+    prompts of a row are resampled together. Differences are paired by row.
     """
     questions = classified.questions
     models: dict[str, dict[str, Any]] = {}
@@ -141,7 +141,10 @@ def write_questions(path: Path, classified: Classified) -> None:
 
 
 def print_classification(report: Mapping[str, Any]) -> None:
-    """Print a column for each model: the accuracy as a mean over templates with its interval (and pooled)."""
+    """Print a table of accuracies by task, with a column for each model.
+
+    A cell is the mean over templates, its 95% interval, and in brackets the accuracy over all prompts.
+    """
     models = report["models"]
     console = Console()
     if not console.is_terminal:  # a log must not wrap the table

@@ -24,7 +24,7 @@ InstanceKey = tuple[str, str, int, str]
 
 
 def short_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Return for each path the shortest end that distinguishes it from the others, and that is no mere ``version_<n>``.
+    """Name each folder by the shortest end of its path that no other one has; ``version_<n>`` alone is not enough.
 
     >>> [*short_names([Path("/data/runs/opt/version_0"), Path("/data/runs/t5/version_0")]).values()]
     ['opt/version_0', 't5/version_0']
@@ -40,7 +40,7 @@ def short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class System:
-    """Scores of a system: of one run, or of several that repeat it with other seeds.
+    """A system of a report, i.e. one run or its repetitions with other seeds, with its scores.
 
     Args:
         name: Name of the system in the report.
@@ -55,7 +55,13 @@ class System:
 
 @dataclass(frozen=True)
 class CellDifference:
-    """The other system's score minus the base's in a cell, which is a mean of `parts` parts."""
+    """Difference of one score (of a task, category, level or average) between two systems.
+
+    Args:
+        cell: The score that is compared.
+        difference: The other system's score minus that of the base, with interval and p-value.
+        parts: Number of instances, tasks or columns that the score is a mean of.
+    """
 
     cell: Cell
     difference: Difference
@@ -64,7 +70,7 @@ class CellDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A system compared with the base, on the instances that both were evaluated on.
+    """A system compared with another one, the base, on the instances that both were evaluated on.
 
     Args:
         base: Name of the base.
@@ -72,7 +78,7 @@ class Comparison:
         shared: Number of instances that all runs of both systems were evaluated on.
         only_base: Number of instances that are left out because the other system was not evaluated on them.
         only_other: Number of instances that are left out because the base was not evaluated on them.
-        differences: Other minus base in every cell.
+        differences: Other minus base, for every task, category, level and average.
     """
 
     base: str
@@ -105,7 +111,7 @@ class SystemsReport:
 
     Args:
         stage: "test", "validation" or "predict".
-        by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
+        by: Tasks that are averaged into one column: those of a "category" or of a "benchmark".
         systems: One or more; the first is the base of comparisons.
         comparisons: Every other system against the base.
         examples: Qualitative examples, by heading.
@@ -121,7 +127,14 @@ class SystemsReport:
 def compare(
     base: tuple[str, Runs], other: tuple[str, Runs], *, by: Literal["category", "benchmark"] = "category"
 ) -> Comparison:
-    """Return the paired bootstrap over shared instances; repeated runs are averaged by instance first.
+    """Compare two systems by a paired bootstrap over the instances that both were evaluated on.
+
+    Repeated runs of a system are averaged by instance first.
+
+    Args:
+        base: Name and runs of the system that is subtracted.
+        other: Name and runs of the other system.
+        by: Tasks that are averaged into one column: those of a "category" or of a "benchmark".
 
     Raises:
         ValueError: The systems share no instance.
@@ -149,7 +162,7 @@ def compare(
 def qualitative_examples(
     systems: Mapping[str, Sequence[Prediction]], count: int
 ) -> dict[str, list[QualitativeExample]]:
-    """Return the worst and the best predictions; with several systems, also the largest differences from the first.
+    """Choose examples for a report: the lowest and highest scores, and the largest differences from the first system.
 
     A heading lists at most one instance of a task. Among ties, the level farthest from training comes first, then the
     shortest prompt.

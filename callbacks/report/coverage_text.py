@@ -26,20 +26,24 @@ def _column_row(name: str, tasks: Sequence[TaskCoverage]) -> list[str]:
 
 
 def expected_instances(tasks: Iterable[TaskCoverage]) -> str:
-    """Return the number of instances that the table states; a question mark is added for tasks without a number."""
+    """Return the number of instances that a published table states, as text; "?" is added for tasks without a number.
+
+    >>> expected_instances([TaskCoverage("a", "A", LEVELS[0], number, 0, 0) for number in (9, None)])
+    '9 + ?'
+    """
     stated = [task.expected for task in tasks]
     total = sum(number for number in stated if number is not None)
     return f"{total or ''}{' + ' if total else ''}?" if None in stated else str(total)
 
 
 def coverage_rows(coverage: Coverage) -> list[list[str]]:
-    """Return a row for each column of the published table, and one for all."""
+    """Return how much of each column of a published table was evaluated, a table row for each, and one for all."""
     rows = [_column_row(column, tasks) for (_, column), tasks in coverage.columns().items()]
     return [*rows, _column_row("all", coverage.tasks)]
 
 
 def task_rows(coverage: Coverage) -> list[list[str]]:
-    """Return a row for each task: its column, its instances, and a remark on missing files or unknown tokens."""
+    """Return how much of each task of a published table was evaluated, with a remark on files and unknown tokens."""
     return [
         [
             task.task,

@@ -57,22 +57,27 @@ STYLE: Mapping[Any, Any] = {
 
 
 def system_color(place: int) -> str:
-    """The color of the system at a place."""
+    """Return the color of the system with index `place`; after six systems, the colors are used again."""
     return COLORS[place % len(COLORS)]
 
 
 def system_marker(place: int) -> str:
-    """The marker of the system at a place; another one where the color is there again."""
+    """Return the marker of the system with index `place`; systems of the same color have different ones."""
     return MARKERS[(place + place // len(COLORS)) % len(MARKERS)]
 
 
 def repeats_a_color(place: int) -> bool:
-    """Whether the system at a place has the color of an earlier one, and is hollow or dashed."""
+    """Return whether the system with index `place` has the color of an earlier one, and is drawn hollow or dashed."""
     return place >= len(COLORS)
 
 
 def legend_columns(names: Sequence[str], width: float) -> int:
-    """How many names stand beside each other in a legend of so many inches."""
+    """Return how many names fit beside each other in a legend.
+
+    Args:
+        names: The names.
+        width: Width of the legend in inches.
+    """
     longest = max(map(len, names), default=1) * 0.075 + 0.45
     return max(1, min(len(names), int(width / longest)))
 
@@ -87,7 +92,11 @@ def lightened(color: str) -> tuple[float, float, float]:
 
 @contextmanager
 def figure_style(**changes: Any) -> Iterator[None]:
-    """matplotlib with the style of figures, and without warnings about characters that a PNG's font lacks."""
+    """Context in which matplotlib draws in the common style of figures, without warnings about missing characters.
+
+    Args:
+        **changes: Settings of matplotlib that override the style.
+    """
     import matplotlib
 
     settings: dict[Any, Any] = {**STYLE, **changes}  # matplotlib types each of these names
@@ -97,7 +106,7 @@ def figure_style(**changes: Any) -> Iterator[None]:
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: the function draws in the style of figures."""
+    """Decorate a function so that it draws in the common style of figures (fonts, colors, grid)."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -14,7 +14,7 @@ from .page_tables import PageTable
 
 
 def render_inspection(inspection: Inspection, title: str) -> str:
-    """Return the page as HTML.
+    """Return the HTML page that `crosstask inspect --output` writes.
 
     Args:
         inspection: Documents, rows, lengths and mixture.
@@ -58,7 +58,7 @@ def document_title(shown: ShownDocument) -> str:
 
 
 def row_sentence(row: ShownRow) -> str:
-    """Return a sentence on how full a row is."""
+    """Return a sentence with a packed row's numbers of columns, documents, tokens and padding."""
     documents = row.row.documents
     tokens, targets = sum(each.tokens for each in documents), sum(each.targets for each in documents)
     trained = f", {targets:,} of them trained" if targets else ""

@@ -38,7 +38,10 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 
 
 def side_text(side: Side, *, colored: bool) -> Text:
-    """Return a token sequence in colors, or with trained spans between « and »."""
+    """Return a decoded token sequence for the terminal, with trained and special tokens in colors.
+
+    Without colors, trained text is between « and ».
+    """
     text = Text()
     for place, span in enumerate(side.spans):
         style = " ".join([TARGET] * span.trained + [SPECIAL] * span.special)

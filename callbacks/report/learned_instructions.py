@@ -43,16 +43,25 @@ class InstructionAnalysisFiles:
 
 
 def instruction_analyses(systems: Sequence[System]) -> list[InstructionAnalysisFiles]:
-    """Return the analyses of all runs that learned instructions."""
+    """Read the figures and distances that InstructionAnalysis wrote in the trainings of some systems.
+
+    Systems whose training learned no instructions have none.
+    """
     folders = [analysis_folder(Path(run)) for system in systems for run in system.runs]
     return [_read_analysis(folder) for folder in dict.fromkeys(folders) if folder is not None]
 
 
 def analysis_folder(predictions: Path) -> Path | None:
-    """Return the folder of a training's analysis: in the folder of the run that wrote `predictions`, or beside it.
+    """Find the folder of figures that InstructionAnalysis wrote in the training whose model was evaluated.
 
-    None without one. A test is a run with its own folder; recipes place the analysis beside the checkpoints, which fit
-    and test share.
+    It is in the folder of the run that wrote the predictions, or beside this folder: a test is a run with its own
+    folder, and recipes place the analysis beside the checkpoints, which fit and test share.
+
+    Args:
+        predictions: File of predictions of an evaluation.
+
+    Returns:
+        The folder; None if there is none.
     """
     run = predictions.parent.parent
     return next((parent / FOLDER for parent in (run, run.parent) if any((parent / FOLDER).glob("*.svg"))), None)

@@ -54,7 +54,7 @@ PLACES = ("cache", "folder", "path", "dirpath", "save_dir", "source")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Files that a run's callbacks have written.
+    """Contents of the files that a run's callbacks have written, from which its model card is made.
 
     Args:
         settings: Configuration of the run (config.yaml).
@@ -77,7 +77,9 @@ class RunFiles:
 
 
 def read_run_files(folder: Path) -> RunFiles:
-    """Return the newest files of a run, over all versions below its folder; empty where there are none.
+    """Read the files of a run that a model card needs: the newest of each, over all versions below the run's folder.
+
+    Contents of missing files are empty.
 
     Raises:
         ValueError: A file cannot be read, or holds something else.

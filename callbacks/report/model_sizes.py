@@ -26,7 +26,11 @@ class ModelScore(NamedTuple):
 
 
 def read_model_scores(report: str, task: str | None = None) -> dict[str, ModelScore]:
-    """Return score and model size of every row of a report: means over tasks, or the scores on one task.
+    """Return score and model size of every method or model in a report of `crosstask adapt` or `classify`.
+
+    Args:
+        report: Folder of the report, or its ``report.json``.
+        task: Task whose scores are returned; None for means over all tasks.
 
     Raises:
         ValueError: There is no such report, or it lacks the number of parameters or the task.
@@ -78,13 +82,13 @@ def _parameters(report: str, model: Mapping[str, Any]) -> float:
 
 
 def read_tasks(report: str) -> list[str]:
-    """Return the tasks of a report, which its means are over."""
+    """Return the names of the tasks in a report of `crosstask adapt` or `classify`."""
     content = read_report(report)
     return list(content["chance"]["tasks"] if "models" in content else content["tasks"])
 
 
 def default_rows(report: str) -> list[str]:
-    """Return the rows of a report that are drawn by default."""
+    """Return the methods or models of a report that `crosstask scaling` draws by default."""
     content = read_report(report)
     return list(content["models"]) if "models" in content else [*content["scorers"], LIKELIHOOD, BEST_SINGLE]
 

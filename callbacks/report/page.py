@@ -50,7 +50,7 @@ def render_page(
     figures: Sequence[ReportFigure] | None = None,
     published: PublishedComparison | None = None,
 ) -> str:
-    """Return the page as HTML.
+    """Return the generalization report as an HTML page.
 
     Args:
         report: Scores, comparisons and qualitative examples.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure of the page.
+    """A figure of the report's HTML page, with title and caption.
 
     Args:
         name: File name without suffix, by which the page places the figure.
@@ -62,19 +62,25 @@ def report_figures(report: SystemsReport) -> list[ReportFigure]:
 
 
 def estimates_of(system: System) -> dict[Cell, Estimate]:
-    """Return a system's estimates in OPT-IML's aggregation, by cell."""
+    """Return a system's averages, means of levels and columns, with intervals, by their keys (``Cell``)."""
     report = system.report
     return {mean.cell: mean.estimate for mean in [*overall_means(report), *report.level_means, *report.columns]}
 
 
 def cells_of_kind(report: SystemsReport, kind: str, level: str | None = None) -> list[Cell]:
-    """Return the cells of a kind (and level) that any system has, in order."""
+    """Return the keys of all scores of one kind that any system of a report has, in order.
+
+    Args:
+        report: Scores of the systems.
+        kind: Kind of the scores: "average", "level", "column" or "selection".
+        level: Level of generalization of the scores; None for any.
+    """
     cells = dict.fromkeys(cell for system in report.systems for cell in estimates_of(system))
     return [cell for cell in cells if cell.kind == kind and level in (None, cell.level)]
 
 
 def estimates_in(report: SystemsReport, cell: Cell) -> list[Estimate | None]:
-    """Return every system's estimate in a cell; None for a system without one."""
+    """Return every system's value of one score, with its interval; None for a system that lacks it."""
     return [estimates_of(system).get(cell) for system in report.systems]
 
 
@@ -113,7 +119,7 @@ def _column_note(report: SystemsReport, cell: Cell, parts: Mapping[Cell, int]) -
 
 
 def shot_counts(report: SystemsReport) -> list[int]:
-    """Return the numbers of shots of all averages, in ascending order."""
+    """Return the numbers of demonstrations (shots) at which a report has averages, in ascending order."""
     cells = [*cells_of_kind(report, "average"), *cells_of_kind(report, "level")]
     return sorted({cell.shots for cell in cells if cell.shots is not None})
 

@@ -17,7 +17,7 @@ TableCell = str | Estimate | None
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table whose first column names the rows.
+    """A table of the report's HTML page, whose first column names the rows.
 
     Args:
         title: Title for screen readers.
@@ -33,7 +33,7 @@ class PageTable:
 
 
 def summary_table(report: SystemsReport) -> PageTable:
-    """Return a row for each average and pooled metric, a column for each system."""
+    """Return the averages, and ROUGE-L and exact match over all instances, with a column for each system."""
     means = [{mean.cell: mean.estimate for mean in overall_means(system.report)} for system in report.systems]
     cells = list(dict.fromkeys(cell for of_system in means for cell in of_system))
     rows: list[list[TableCell]] = [
@@ -49,7 +49,7 @@ def summary_table(report: SystemsReport) -> PageTable:
 
 
 def published_table(comparison: PublishedComparison) -> PageTable:
-    """Return a row for each published score, with ours and the changes from the first arm."""
+    """Return a table of published scores beside ours, with both changes from the first arm (variant) of a sweep."""
     rows: list[list[TableCell]] = [
         [
             column_name(score),
@@ -87,7 +87,7 @@ def shots_table(report: SystemsReport) -> PageTable:
 
 
 def columns_table(report: SystemsReport, level: str) -> PageTable:
-    """Return the columns of a level as rows, with a column of the table for each system."""
+    """Return the scores of each category (or benchmark) at a level of generalization, a column for each system."""
     cells = cells_of_kind(report, "column", level)
     several = len({cell.shots for cell in cells}) > 1
     rows: list[list[TableCell]] = [
@@ -98,7 +98,7 @@ def columns_table(report: SystemsReport, level: str) -> PageTable:
 
 
 def difference_table(comparison: Comparison) -> PageTable:
-    """Return every cell's difference with its interval and p-value."""
+    """Return the difference between two systems in every score, with its interval and p-value."""
     rows: list[list[TableCell]] = [
         [
             cell_name(row.cell),
@@ -113,7 +113,7 @@ def difference_table(comparison: Comparison) -> PageTable:
 
 
 def pooled_table(report: SystemsReport) -> PageTable:
-    """Return pooled instances of each category and level by its headline metric, a column for each system."""
+    """Return the mean over all instances of each category and level, by its metric, a column for each system."""
     groups: dict[tuple[str, int, str], list[Group | None]] = {}
     for place, system in enumerate(report.systems):
         for group in [*system.report.categories, *system.report.levels]:
@@ -161,7 +161,10 @@ def task_table(report: SystemsReport) -> PageTable:
 
 
 def level_means_text(report: SystemsReport, level: str) -> str:
-    """Return the means of a level, systems separated by slashes; empty if no task of it was evaluated."""
+    """Return the means of a level of generalization as text, e.g. ``mean 41.2 / 43.0 (0 shots)`` for two systems.
+
+    The text is empty if no task of the level was evaluated.
+    """
     texts = []
     for cell in cells_of_kind(report, "level", level):
         estimates = [estimates_of(system).get(cell) for system in report.systems]

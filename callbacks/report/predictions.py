@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
 
 
 def prediction_line(answer: Answer) -> dict[str, Any]:
-    """Return the record of an answer that is written as a line."""
+    """Return an answer as the record that is one line of ``predictions/<stage>.jsonl``."""
     example = answer.example
     return {
         "number": example.number,
@@ -47,7 +47,12 @@ def prediction_line(answer: Answer) -> dict[str, Any]:
 
 
 def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
-    """Return the answer with all its scores, from the record that ``prediction_line`` returned."""
+    """Return an answer with all its scores from its line in a file of predictions, when an evaluation resumes.
+
+    Args:
+        record: The parsed line, as ``prediction_line`` wrote it.
+        example: The example that was answered.
+    """
     text = record["prediction"]
     if "options" not in record:
         return Answer.of(example, text)._replace(**_by_rouge(record))
@@ -89,7 +94,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def written_coverage(predictions: Path) -> Coverage | None:
-    """Return the coverage in the report of a run; None if it covers no published table.
+    """Read from a run's report which tasks of a published table it has evaluated; None if it belongs to no table.
 
     Args:
         predictions: File of the run's predictions of a stage; the report is found beside it.

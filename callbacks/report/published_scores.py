@@ -12,12 +12,12 @@ from .text import level_name, markdown_table, percent
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Percentages in a table of a paper.
+    """Percentages in a table of a paper, for the arms (variants of a recipe) of a `crosstask sweep`.
 
     Args:
         source: Name of the paper and number of the table.
         shots: Numbers of shots that the table shows, in its order.
-        columns: Cell of a report that each column corresponds to, without shots, by the column's name.
+        columns: For each column of the table, by its name, the key of the same score in a report, without shots.
         scores: By arm and column, a percentage for each number of shots, or for the first ones only.
     """
 
@@ -29,7 +29,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class ComparedScore:
-    """A published score and ours, for one arm, column and number of shots.
+    """A published score and ours, for one arm (variant of a recipe), column and number of shots.
 
     Args:
         arm: Name of the arm.
@@ -54,11 +54,11 @@ class ComparedScore:
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """Published scores beside ours.
+    """The scores of a paper's table beside ours.
 
     Args:
         source: Name of the paper and number of the table.
-        scores: Every compared cell of the table.
+        scores: Both scores for each arm, column and number of shots.
     """
 
     source: str
@@ -75,7 +75,12 @@ HEADER = ("column", "shots", "arm", "published", "ours", "published change", "ou
 
 
 def compare_with_published(table: PublishedTable, systems: Sequence[System]) -> list[ComparedScore]:
-    """Return every cell of the table for the arms that were run; changes are from the first system."""
+    """Put the scores of a paper's table beside ours, for each arm that was run; changes are from the first one.
+
+    Args:
+        table: The paper's table.
+        systems: Scores of the arms, named as in the table.
+    """
     ours = {system.name: _estimates(system) for system in systems}
     base = systems[0].name
     compared = []

@@ -30,10 +30,18 @@ METRICS = {"score": "Task metric", "rouge_l": "ROUGE-L", "exact_match": "Exact m
 
 @dataclass(frozen=True)
 class Group:
-    """Pooled instances of `tasks` tasks, with an estimate for each metric.
+    """Scores of a task, a category, a level or everything, as means over all of its instances (pooled).
 
-    ``metric``, ``level`` and ``category`` are those of the tasks, or "mixed" if they differ. ``unread`` and ``erased``
-    count instances of one run that ROUGE-L or exact match cannot score; see ``ScoredInstance``.
+    Args:
+        name: Name of the task, category or level; ``overall`` for all instances.
+        shots: Number of demonstrations in the prompts.
+        metric: Metric of the tasks, or "mixed" if they differ.
+        tasks: Number of tasks.
+        estimates: Mean and interval for each of ``METRICS``.
+        level: Level of generalization of the tasks, or "mixed".
+        category: Category of the tasks, or "mixed".
+        unread: Number of instances of one run whose references ROUGE-L cannot read.
+        erased: Number of instances of one run of whose references the task's rule leaves nothing.
     """
 
     name: str
@@ -53,7 +61,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Mean:
-    """A score in OPT-IML's aggregation: the mean of `parts` parts; see ``Cell``."""
+    """A score that is a mean of means, as OPT-IML averages: over tasks, columns or levels.
+
+    Args:
+        cell: Key of the score: an average, a level or a column.
+        estimate: The mean with its interval.
+        parts: Number of tasks or columns that it is the mean of.
+    """
 
     cell: Cell
     estimate: Estimate
@@ -107,11 +121,11 @@ def build_report(
     expected: int | None = None,
     coverage: Coverage | None = None,
 ) -> ScoreReport:
-    """Return every score of an evaluation.
+    """Compute every score of an evaluation: means over pooled instances, and OPT-IML's means of means.
 
     Args:
         runs: Instances of one run, or of several that repeat it.
-        by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
+        by: Tasks that are averaged into one column: those of a "category" or of a "benchmark".
         expected: Number of examples in the evaluation set, over all runs; None for those that were scored.
         coverage: Which tasks of a published results table were evaluated; None without a table.
     """

@@ -23,9 +23,14 @@ FIRST_DECODING = "nucleus"
 
 
 def by_size(everything: Sequence[ScoredResponses], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Return the mean of each method by the number of responses per generator, and for all responses.
+    """Return the mean ROUGE-L of each method's choices among fewer responses, and among all of them.
 
-    A number for which an example has too few samples is left out and reported.
+    The keys are the numbers of nucleus samples of each generator to choose among, and the number of all responses. A
+    number is left out and reported if an example has too few samples.
+
+    Args:
+        everything: The responses to each example, with their scores.
+        sizes: Numbers of nucleus samples.
     """
     means_by_size = {}
     most = max(len(responses.samples) for responses in everything)
@@ -64,7 +69,7 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
 
 
 def means_of(table: SelectionTable, row: np.ndarray) -> dict[str, float]:
-    """Return a row of the table by the method's name."""
+    """Return the numbers of one row of the table, [methods], by the method's name."""
     return dict(zip(table.methods, row.tolist(), strict=True))
 
 

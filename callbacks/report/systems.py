@@ -13,7 +13,13 @@ from .scores import build_report
 
 
 class SystemPredictions(NamedTuple):
-    """The predictions of a system's runs, which were read from `files`."""
+    """Predictions of a system, i.e. of one run or of its repetitions with other seeds.
+
+    Args:
+        name: Name of the system.
+        files: File of each run's predictions.
+        runs: Predictions of each run.
+    """
 
     name: str
     files: list[Path]
@@ -25,7 +31,9 @@ class SystemPredictions(NamedTuple):
 
 
 def parse_systems(arguments: Sequence[str]) -> dict[str, list[Path]]:
-    """Return the folders of each system by its name: the given name, or the shortest distinct end of the path.
+    """Parse arguments like ``NAME=FOLDER`` or ``FOLDER,FOLDER``: return the folders of each system's runs by its name.
+
+    A system without a name gets the shortest end of its path that no other one has.
 
     >>> parse_systems(["base=runs/a", "runs/b,runs/c"])
     {'base': [PosixPath('runs/a')], 'b, c': [PosixPath('runs/b'), PosixPath('runs/c')]}
@@ -80,7 +88,7 @@ def systems_report(
     Args:
         systems: One or more; the first is the base of comparisons.
         stage: The stage whose predictions were read.
-        by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
+        by: Tasks that are averaged into one column: those of a "category" or of a "benchmark".
         examples: Number of qualitative examples under each heading.
     """
     base, *others = systems

@@ -60,7 +60,7 @@ def plural(count: int, name: str) -> str:
 
 
 def cell_name(cell: Cell) -> str:
-    """Return the name of a cell.
+    """Return the name of a score in tables, from its key.
 
     >>> cell_name(Cell("level", "fully_held_out", shots=5))
     'fully held out, 5 shots'
@@ -84,7 +84,7 @@ def unscored_text(report: ScoreReport) -> str | None:
 
 
 def overall_means(report: ScoreReport) -> list[Mean]:
-    """Return OPT-IML's averages at each number of shots; with several, also the selection score over all."""
+    """Return the averages at each number of shots, and if there are several, their mean for model selection."""
     selection = [report.selection] if report.selection and len(report.averages) > 1 else []
     return [*report.averages, *selection]
 
