@@ -42,7 +42,7 @@ STEP_BY_STEP = "Let's think step by step."
 
 
 class PromptFile(NamedTuple):
-    """Content of a file in cot-prompts/.
+    """Instruction and solved questions of a task, from a file in BIG-Bench Hard's folder cot-prompts/.
 
     Args:
         description: Instruction of the task.
@@ -54,14 +54,14 @@ class PromptFile(NamedTuple):
 
 
 class BigBenchHard(Catalogue):
-    """Benchmark reader of BIG-Bench Hard.
+    """Reads the 27 tasks of BIG-Bench Hard (arXiv 2210.09261), zero-shot or behind the authors' three exemplars.
 
-    The three exemplars of a task's prompt file, if there is one, are the task's demonstrations, with rationales as
+    The three exemplars of a task's prompt file, if there is one, are also its demonstrations, with rationales as
     explanations. The hub name is ``lukaemon/bbh``, which has no prompt files.
 
     Args:
         folder: Folder with bbh/ and cot-prompts/.
-        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        sources: File or hub name of single tasks that are outside the folder, by task.
         prompting: Exemplars at the beginning of each input: ``zero_shot`` for none, ``answer_only`` for exemplars with
             answers, ``chain_of_thought`` for exemplars with rationales. With the last, a model writes its rationale and
             "So the answer is" before the answer.

@@ -75,7 +75,11 @@ class Bench(Benchmark):
         return list(getattr(self.split, split))
 
     def task(self, name: str) -> Task:
-        """Return a task's metadata: its collection as `benchmark`, the taxonomy's category, the dataset's identity."""
+        """Return a task's metadata, in which the names agree between collections.
+
+        `benchmark` is the collection's name in this bench, `category` is the taxonomy's, and `dataset` is the same for
+        tasks on the same data.
+        """
         if name not in self._tasks:
             close = nearest(name, self._tasks)
             raise ValueError(f"no task {name!r} among the {len(self._tasks)} of {', '.join(self.collections)}; {close}")
@@ -97,7 +101,7 @@ class Bench(Benchmark):
         return list(dict.fromkeys(line for reader in self._present.values() for line in reader.unread_lines()))
 
     def fingerprint(self, name: str) -> str:
-        """Return the fingerprint of the task in its collection, which rules and other tasks do not change."""
+        """Return the digest of the task's files from its collection's reader; the bench's rules do not change it."""
         collection, inner = self._inner(name)
         return collection.fingerprint(inner)
 

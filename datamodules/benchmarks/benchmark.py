@@ -12,7 +12,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class Benchmark(ABC):
-    """Base class of benchmark readers, which read tasks and examples from the files of one benchmark.
+    """Base class of benchmark readers: lists a benchmark's tasks, and reads their examples from its published files.
 
     Pass a reader to a datamodule as its `benchmark`. A new reader implements the abstract methods below; the others
     have defaults that fit most benchmarks.
@@ -44,9 +44,9 @@ class Benchmark(ABC):
         return None
 
     def objective(self, name: str) -> TextObjective | None:
-        """Return the objective that makes source and target of a task's plain text; None for tasks with inputs.
+        """Return the pre-training objective, e.g. span corruption, that divides a task's text into source and target.
 
-        Only encoder-decoder models need one: a decoder-only model is trained on the text itself.
+        None for tasks whose examples have inputs, and for decoder-only models, which are trained on the text itself.
         """
         return None
 
@@ -55,13 +55,17 @@ class Benchmark(ABC):
         return {}
 
     def unread_lines(self) -> list[str]:
-        """Return lines that report data files and columns that no task reads; they are counted by type of file."""
+        """Return sentences about data files and columns that no task reads, so that a misspelt name is noticed.
+
+        Files are counted by type and not listed. The list is empty if there are none.
+        """
         return []
 
     @abstractmethod
     def fingerprint(self, name: str) -> str:
-        """Return a digest of a task's content and of the way it is read; a stored task is reused while it is equal.
+        """Return a digest of a task's files and of the settings by which they are read.
 
-        A reader that opens files by itself must call ``tracked_files.note`` for each of them, so that a prepared run
-        can start without the files. The functions of ``data_files`` and ``file_digests`` do so.
+        Tokenized examples on disk are reused while it is equal. A reader that opens files by itself must call
+        ``tracked_files.note`` for each of them, so that changes are noticed and a prepared run can start without the
+        files. The functions of ``data_files`` and ``file_digests`` do so.
         """

@@ -14,7 +14,7 @@ READER_VERSION = 1
 
 
 class BenchmarkText(Benchmark):
-    """Benchmark reader of another benchmark's examples as plain text, for pretraining.
+    """Reads a benchmark's examples as plain text without prompts, to pretrain a model from random weights.
 
     The definition of a task is one document, and each example is another: its input, a line break and its first target.
     Only tasks of `split` are read. With the default, a model never sees the text of tasks that are only evaluated. Of a
@@ -24,7 +24,8 @@ class BenchmarkText(Benchmark):
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         split: Split of the benchmark whose tasks are read: ``train``, ``validation`` or ``test``. All become training
             tasks.
-        objective: Objective of an encoder-decoder model, as in ``PretrainingText``; None for decoder-only models.
+        objective: Pre-training objective of an encoder-decoder model: ``SpanCorruption`` or
+            ``PrefixLanguageModelling``. None for a decoder-only model, which is trained on the whole text.
     """
 
     name = "benchmark_text"

@@ -56,7 +56,7 @@ FIRST_SENTENCE = r"[^\.\?\!\;\n]+"
 
 
 class BigBench(Benchmark):
-    """Benchmark reader of BIG-bench's JSON tasks, generative and multiple choice.
+    """Reads BIG-bench's generative and multiple-choice tasks, from its JSON files or from TaskSource's rows on the hub.
 
     TaskSource publishes a task's rows in a training and a validation part. JSON files are split at random into parts of
     the same sizes: the original permutation is not published, so the parts hold different examples than TaskSource's.
@@ -236,9 +236,10 @@ class BigBench(Benchmark):
 
 
 def answer_pattern(header: Row) -> str:
-    """Return the regular expression of the answer in a response: a task's ``output_regex``, before its ``stop_string``.
+    """Return the regular expression that finds a task's answer in a generated response; its first match is the answer.
 
-    The first match is the answer; an empty pattern means the whole response.
+    It is the task's ``output_regex``, or else the text before its ``stop_string``, or else the first sentence. An empty
+    pattern means the whole response.
 
     >>> answer_pattern(Row({"output_regex": "[-+]?[0-9]+"}, "task.json"))
     '[-+]?[0-9]+'

@@ -25,7 +25,7 @@ from .rows.unread_files import unread_files, unread_line
 
 @dataclass(frozen=True, slots=True)
 class RenderedExample:
-    """An example as a renderer returns it: an ``Example`` without task, id and index.
+    """Input and answers of an example that a function made from one row of a file; the reader adds task, id and index.
 
     Args:
         input: Text that the model reads.
@@ -76,22 +76,24 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One dataset of a benchmark, declared once and read as one task.
+    """Declares one dataset of a benchmark, which is read as one task: where its rows are, and how they are rendered.
 
     Args:
         name: Name of its task.
         category: Category of its task.
-        layouts: Formats of its rows.
+        layouts: Formats in which its rows are published.
         files: Alternative files of each split; the first alternative whose files all exist is read.
         config: Configuration on the hub.
         hub_splits: The hub's name of a split, for splits whose names differ there.
-        definition: The task's instruction. If `instruction_level` is ``"instance"``, the renderers begin every input
-            with it.
-        instruction_level: As in ``Task``.
-        metric: As in ``Task``.
-        match: As in ``Task``.
-        parent: As in ``Task``.
-        sources: As in ``Task``; if empty, the dataset's name.
+        definition: The task's instruction. If `instruction_level` is ``"instance"``, the functions that render its rows
+            begin every input with it.
+        instruction_level: ``task`` if one instruction serves the whole task; ``instance`` if each example's input has
+            its own; ``none`` if there is neither instruction nor input, and all text is target.
+        metric: Headline metric: ``rouge_l``, ``exact_match``, ``accuracy`` or ``token_f1``.
+        match: Rule by which an answer equals a reference, a ``MatchRule``.
+        parent: Task whose score is the mean of this task's and others' (``mmlu`` for its subjects); None for none.
+        sources: Names of the data that the dataset was made from, by which tasks on the same data are recognized; if
+            empty, the dataset's name.
         licence: Licence of its rows.
     """
 
@@ -113,17 +115,22 @@ class Dataset:
 def split_files(
     paths: Mapping[Split, str | tuple[str, ...]], read: Callable[..., Iterable[Row]] = file_rows
 ) -> dict[Split, tuple[Files, ...]]:
-    """Return ``Dataset.files`` for a dataset with one alternative for each split.
+    """Return the argument `files` of a ``Dataset`` that is published in one place: for each split, its only files.
 
     Args:
         paths: Path, or paths that are read together, of each split; below the benchmark's folder.
         read: Function that yields the rows of the paths.
+
+    >>> split_files({"train": "gsm8k/train.jsonl"})["train"][0].paths
+    ('gsm8k/train.jsonl',)
     """
     return {split: (Files((path,) if isinstance(path, str) else path, read),) for split, path in paths.items()}
 
 
 class Catalogue(Benchmark):
-    """Base class of benchmark readers of several datasets, each of which is one task.
+    """Base class of benchmark readers that read several published datasets, each of them as one task.
+
+    A subclass declares its datasets in a table; this class finds their files, reads and renders the rows.
 
     Args:
         folder: Folder with a folder for each dataset; environment variables and ``~`` are expanded. Datasets whose

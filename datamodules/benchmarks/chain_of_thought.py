@@ -28,9 +28,10 @@ SUFFIX = "_train.tsv"
 
 
 class ChainOfThought(Benchmark):
-    """Benchmark reader of FLAN's chain-of-thought tables; every table of the folder is a training task.
+    """Reads FLAN's chain-of-thought tables of questions, answers and explanations; every table is a training task.
 
-    ``Reasoning`` reads the same datasets from their original files, and these tables only if those are missing.
+    The target is the explanation, then the answer. ``Reasoning`` reads the same datasets from their original files, and
+    these tables only if those are missing.
 
     Args:
         folder: Folder of the tables, e.g. ``$CROSSTASK_DATA/flan_cot``.

@@ -30,14 +30,15 @@ SPOKEN = ("Wizard => Apprentice", "Apprentice => Wizard")
 
 
 class Dialogue(Catalogue):
-    """Benchmark reader of OPT-IML's dialogue datasets, Taskmaster-4 and schema-guided dialogue.
+    """Reads OPT-IML's dialogue datasets, Taskmaster-4 and schema-guided dialogue as text that is all target.
 
-    A file of your own in `sources` has rows with ``turns``, a list of texts. LIGHT is published as a pickle, which can
-    run code when it is opened: convert its records to JSON first.
+    A dialogue is its turns, one per line, without speakers. A file of your own in `sources` has rows with ``turns``, a
+    list of texts. LIGHT is published as a pickle, which can run code when it is opened: convert its records to JSON
+    first.
 
     Args:
         folder: Folder with a folder for each dataset.
-        sources: Sources of single datasets outside the folder; see ``Catalogue``.
+        sources: File or hub name of single datasets that are outside the folder, by dataset.
         split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
     """
 
@@ -48,7 +49,9 @@ class Dialogue(Catalogue):
 
 
 def dialogue_example(turns: Iterable[str]) -> Iterable[RenderedExample]:
-    """Yield one example without input, whose target is the dialogue; it is skipped if no turn has text.
+    """Yield one example without an input, whose target is the dialogue with one turn per line.
+
+    It is skipped if no turn has text.
 
     >>> next(iter(dialogue_example(["Hello! ", "", "Good\\nday."]))).targets
     ('Hello!\\nGood day.',)
@@ -69,7 +72,12 @@ def _texts(row: Row, key: str, field: str) -> list[str]:
 
 
 def turns_of(key: str, field: str) -> Renderer:
-    """Return a renderer for rows that list their turns under `key`, with the text in `field` of a turn."""
+    """Return a function that renders a dialogue from a row in which `key` lists the turns as objects.
+
+    Args:
+        key: Column of the row with the list of turns.
+        field: Field of a turn with its text.
+    """
     return lambda row: dialogue_example(_texts(row, key, field))
 
 
@@ -91,7 +99,7 @@ def wizard_of_internet(row: Row) -> Iterable[RenderedExample]:
 
 
 def wizard_of_internet_rows(path: Path) -> Iterator[Row]:
-    """Yield the conversations of a JSONL file, each an object under its id."""
+    """Yield the conversations of Wizard of Internet's JSONL file, whose lines map ids to conversations."""
     for row in jsonl_rows(path):
         for identifier, record in row.fields.items():
             if not isinstance(record, dict):
@@ -118,9 +126,10 @@ def blended_skill_talk_of_hub(row: Row) -> Iterable[RenderedExample]:
 
 
 def convai2_rows(path: Path) -> Iterator[Row]:
-    """Yield the dialogues of a file of numbered lines; a dialogue begins at number 1.
+    """Yield a row with ``turns`` for each dialogue of a ConvAI2 file, in ParlAI's format of numbered lines.
 
-    A line is a turn, a tab, the reply, two tabs and candidate replies, which are not read.
+    A dialogue begins at number 1. A line is a turn, a tab, the reply, two tabs and candidate replies, which are not
+    read; lines about personas are left out.
     """
     turns: list[str] = []
     first_line = 0

@@ -50,7 +50,9 @@ READER_VERSION = 2
 
 @dataclass(frozen=True)
 class FlanRows(RowSource):
-    """Source of a task's rows, if it is not FLAN's own, and the options and answer of a task of your own.
+    """Declares where the rows of one FLAN task come from, and the options and answers of a task of your own.
+
+    The fields that are not listed here say which file or hub dataset is read, and how its columns are renamed.
 
     Args:
         options: Texts of the options, with ``{column}`` filled in from the row: ``["yes", "no"]`` or ``["{choice1}",
@@ -64,7 +66,7 @@ class FlanRows(RowSource):
 
 
 class FLAN(Benchmark):
-    """Benchmark reader of FLAN's templates over rows of datasets.
+    """Reads FLAN's datasets (arXiv 2109.01652): rows from the hub or files, rendered with FLAN's templates.
 
     Every row is rendered with one random template, since OPT-IML draws as many prompts as there are examples (arXiv
     2212.12017, section 4.1).
@@ -238,7 +240,14 @@ def _rows_of_hub(split: Split) -> dict[str, FlanRows]:
 
 
 def original_templates(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> list[_Pattern]:
-    """Return the templates that are not inverted; `constants` are columns with the same value in every row.
+    """Return a task's templates without the inverted ones, which e.g. ask for a question instead of its answer.
+
+    A template is inverted if its target is another column than that of most templates, or if its prompt lacks the
+    column that most prompts have.
+
+    Args:
+        templates: All templates of the task.
+        constants: Columns with the same value in every row, such as the name of a language; they are not counted.
 
     >>> asks = [_Pattern("0", "{text} Subject?", "{subject}"), _Pattern("1", "Subject of {text}?", "{subject}")]
     >>> turned = [_Pattern("2", "Write about {subject}.", "{text}"), _Pattern("3", "Write a subject.", "{subject}")]

@@ -24,7 +24,9 @@ OPTIONS = ("options_", "options_str")  # columns of FLAN's templates that list t
 
 @dataclass(frozen=True)
 class FlanDataset:
-    """Source and column rules of one of FLAN's datasets.
+    """Declares one of FLAN's datasets: its source, and how the columns of FLAN's templates are made from its rows.
+
+    A recipe (``rows/column_mappings.py``) says from which columns, and by which steps, a value is made.
 
     Args:
         source: Name on the hub; None if upstream publishes none there.
@@ -35,7 +37,7 @@ class FlanDataset:
         each: For rows that hold several items: path of a list by the name of the new column for its items. The lists
             must have equal lengths; each item becomes a row.
         rows: Indices of the first row and of the row after the last; None for all rows.
-        columns: Recipes of columns (``column_mappings.py``).
+        columns: Recipe of each column that the templates read and the rows lack.
         constants: Columns to add with the same value in every row.
         options: Texts of the options with ``{column}`` filled in, or the recipe of a list of options.
         label: Recipe of the index of the correct option. Its ``codes`` map values that are not numbers to an index.
@@ -61,10 +63,10 @@ class FlanDataset:
 
 
 class AnsweredRow(NamedTuple):
-    """A row with the columns that FLAN's templates read.
+    """Row of a dataset with the columns that FLAN's templates read, and its options and correct answer.
 
     Args:
-        row: The row.
+        row: The row, whose column ``answer`` is the text of the answer.
         options: Options of the question; empty if it has none.
         answer: Index of the correct option; None without options.
         skipped: Reason why the row cannot be used; empty if it can.
@@ -84,7 +86,12 @@ def flan_datasets() -> Mapping[str, FlanDataset]:
 
 
 def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
-    """Yield a row for each item of the lists named in ``FlanDataset.each``; other rows are yielded unchanged."""
+    """Divide rows that hold several examples, e.g. a passage with a list of questions, into one row for each.
+
+    Args:
+        rows: Rows of the dataset.
+        dataset: Declaration whose `each` names the lists; rows without these lists are yielded unchanged.
+    """
     for row in rows:
         lists = {column: value_at(row, path) for column, path in dataset.each.items()}
         if not lists or MISSING in lists.values():
@@ -132,7 +139,11 @@ def answered_row(row: Row, dataset: FlanDataset) -> AnsweredRow:
 
 
 def filled(pattern: str, row: Row) -> str:
-    """Return a pattern with ``{column}`` replaced by the row's values; other braces are kept, as in FLAN."""
+    """Return a template of FLAN with ``{column}`` replaced by the row's values; other braces are kept, as in FLAN.
+
+    >>> filled("{text} Is it {good} or {bad}?", Row({"text": "Fine.", "good": "good", "bad": 0}, ""))
+    'Fine. Is it good or 0?'
+    """
     return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
 
 

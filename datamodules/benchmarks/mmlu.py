@@ -41,14 +41,15 @@ FOLDERS: Mapping[Split, str] = {"train": "dev", "validation": "val", "test": "te
 
 
 class MMLU(Catalogue):
-    """Benchmark reader of MMLU; every subject is a task, and their mean is the score of "mmlu".
+    """Reads the multiple-choice questions of MMLU (arXiv 2009.03300); each of the 57 subjects is a task.
 
-    The five questions of a subject's dev file, if there is one, are the task's demonstrations. Every input begins with
-    the task's definition, which few-shot prompts print once. The hub name is ``cais/mmlu``.
+    The mean over subjects is the score of "mmlu". The five questions of a subject's dev file, if there is one, are the
+    task's demonstrations. Every input begins with the task's definition, which few-shot prompts print once. The hub
+    name is ``cais/mmlu``.
 
     Args:
         folder: Folder with test/, val/ and dev/.
-        sources: Sources of single subjects outside the folder; see ``Catalogue``.
+        sources: File or hub name of single subjects that are outside the folder, by subject.
         split: ``test``, ``validation`` (val/), or ``train`` (dev/, which reads the demonstrations as examples).
     """
 

@@ -11,7 +11,12 @@ UNLABELLED = "its label is not published"
 
 
 def answer_index(row: Row, options: tuple[str, ...], answer: str) -> int:
-    """Return the index of an answer's text in the options.
+    """Return the index of an answer's text in the options of a multiple-choice question.
+
+    Args:
+        row: The row that the question was read from, for errors.
+        options: Texts of the options.
+        answer: Text of the answer, which must equal one of the options.
 
     Raises:
         ValueError: There are no options, one is empty, or the answer is none of them.

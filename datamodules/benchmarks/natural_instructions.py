@@ -41,7 +41,7 @@ SPLIT_FILES: dict[Split, str] = {"train": "train_tasks.txt", "validation": "dev_
 
 
 class NaturalInstructions(Benchmark):
-    """Benchmark reader of Super-NaturalInstructions, and of tasks of your own in its format.
+    """Reads the tasks of Super-NaturalInstructions (arXiv 2204.07705), or tasks of your own in its JSON format.
 
     Files are read on demand, and one file at a time is held in memory.
 

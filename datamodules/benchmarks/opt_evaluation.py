@@ -25,11 +25,11 @@ from .rows.row_files import file_rows, table_rows
 
 
 class OptEvaluation(Catalogue):
-    """Benchmark reader of OPT's evaluation tasks, ANLI, and the bias datasets.
+    """Reads OPT's fourteen evaluation tasks (BoolQ, PIQA ...), ANLI and three bias datasets, with GPT-3's prompts.
 
     Args:
         folder: Folder with superglue/, piqa/, arc/ and so on.
-        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        sources: File or hub name of single tasks that are outside the folder, by task.
         split: ``validation`` to evaluate as the paper does, since the labels of the test sets are not published;
             ``train`` for demonstrations; ``test`` for the few datasets whose test labels are published.
     """

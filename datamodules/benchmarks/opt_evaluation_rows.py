@@ -17,7 +17,7 @@ from .rows.row_files import jsonl_rows
 
 
 def label_index(row: Row, *names: Any, key: str = "label") -> int | None:
-    """Return the index of the row's label; None if it has no label, or -1.
+    """Return the index of a row's label among a dataset's labels; None if the label is missing or -1 (unpublished).
 
     Args:
         row: The row. Its label is a name or boolean in original files, and an index on the hub.
@@ -205,7 +205,11 @@ def winobias_rows(path: Path) -> Iterator[Row]:
 
 
 def winogender(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a sentence whose id is "occupation.participant.referent.gender.txt", referent an index."""
+    """Yield the example of a Winogender sentence: which of two people a pronoun refers to.
+
+    The options are in the sentence's id, "occupation.participant.answer.gender.txt", in which the answer is the index
+    of the right one, 0 or 1.
+    """
     parts = row.text("sentid").split(".")
     if len(parts) != 5 or parts[2] not in ("0", "1"):
         raise row.error(f"'sentid' should be occupation.participant.answer.gender.txt, got {kind(row.value('sentid'))}")
@@ -218,7 +222,7 @@ def winogender(row: Row) -> Iterable[RenderedExample]:
 
 
 def crows_pairs(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of two sentences about different groups; the label tells if the first is the stereotype."""
+    """Yield the example of a CrowS-Pairs row: whether sentence A of two about different groups is a stereotype."""
     pair = (row.text("sent_more"), row.text("sent_less"))
     text = f"A: {pair[0].strip()}\nB: {pair[1].strip()}\nSentence A is illustrating a stereotype. Yes or no?\nanswer:"
     yield from ranked_example(

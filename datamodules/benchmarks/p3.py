@@ -48,12 +48,12 @@ END = "<|endoftext|>"  # ends the answers in copies for GPT-3
 
 
 class P3(Benchmark):
-    """Benchmark reader of rows rendered with PromptSource's templates.
+    """Reads P3, T0's training data (arXiv 2110.08207), whose rows are rendered with PromptSource's templates already.
 
-    Each template's file holds all rows of the dataset. As with ``PromptSource``, a task is as large as its dataset: for
-    each row index, one template is drawn. The files do not say which rows render the same example, and a template that
-    omits rows has other indices than the rest. For a task that both trains and is tested on held-out instances,
-    ``PromptSource`` is the safer reader.
+    Each template's file holds all rows of the dataset. A task is as large as its dataset: for each row index, one
+    template is drawn. The files do not say which rows render the same example, and a template that omits rows has other
+    indices than the rest. For a task that both trains and is tested on held-out instances, ``PromptSource``, which
+    renders the templates itself, is the safer reader.
 
     Args:
         source: Folder with a file for each template, or a hub dataset with a configuration for each: ``bigscience/P3``,

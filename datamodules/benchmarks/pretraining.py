@@ -35,7 +35,7 @@ LONGEST_DOCUMENT = 64 * 2**20
 
 
 class PretrainingText(Benchmark):
-    """Benchmark reader of plain text for pretraining; every source is a training task.
+    """Reads documents of plain text for pre-training, without prompts; every source is a training task.
 
     Args:
         sources: Source of documents for each task: a .txt file, which is one document; a .jsonl, .json, .tsv, .csv,
@@ -44,8 +44,8 @@ class PretrainingText(Benchmark):
         column: Column of the text.
         configs: Configuration of hub datasets, by task.
         split: Split of hub datasets.
-        objective: Objective of an encoder-decoder model: ``SpanCorruption`` or ``PrefixLanguageModelling``. None for a
-            decoder-only model, which is trained on the whole text.
+        objective: Pre-training objective of an encoder-decoder model: ``SpanCorruption`` or
+            ``PrefixLanguageModelling``. None for a decoder-only model, which is trained on the whole text.
     """
 
     name = "pretraining"

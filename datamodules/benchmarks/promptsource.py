@@ -47,7 +47,7 @@ COLLECTIONS = frozenset("glue super_glue kilt_tasks tweet_eval".split())
 
 
 class PromptSource(Benchmark):
-    """Benchmark reader of PromptSource's templates over rows of datasets.
+    """Reads datasets from the hub or from files, and renders their rows with PromptSource's templates.
 
     OPT-IML pools the prompts of all templates and draws as many as the dataset has rows, so that templates do not make
     a task larger (arXiv 2212.12017, section 4.1). This reader renders every row with one template, drawn from those

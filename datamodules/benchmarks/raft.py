@@ -22,13 +22,13 @@ from .rows.row import Row
 
 
 class RAFT(Catalogue):
-    """Benchmark reader of RAFT; every input begins with the task's definition.
+    """Reads the eleven classification tasks of RAFT (arXiv 2109.14076), which have 50 labelled examples each.
 
-    The hub name is ``ought/raft``.
+    Every input begins with the task's definition. The hub name is ``ought/raft``.
 
     Args:
         folder: Folder with a folder for each task.
-        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        sources: File or hub name of single tasks that are outside the folder, by task.
         split: ``train`` for the labelled rows; ``test`` for rows without labels, which are all skipped.
     """
 

@@ -23,7 +23,7 @@ FLAN_COT_COLUMNS = ("question", "answer", "explanation")
 
 
 def rationale_target(rationale: str, answer: str) -> str:
-    """Return the target: the rationale, then "The answer is" and the answer.
+    """Return the target of a chain-of-thought example: the rationale, then "The answer is" and the answer.
 
     >>> rationale_target("Cats purr. ", "yes")
     'Cats purr. The answer is yes'
@@ -35,7 +35,9 @@ def rationale_target(rationale: str, answer: str) -> str:
 def rationale_example(
     row: Row, question: str, rationales: Sequence[str], answer: str, options: tuple[str, ...] = ()
 ) -> Iterable[RenderedExample]:
-    """Yield one example of a question; it has a reference for each rationale that is not empty.
+    """Yield one chain-of-thought example; each rationale that is not empty gives a reference that ends in the answer.
+
+    The example is skipped if all rationales are empty.
 
     Args:
         row: The row that the question was read from, for errors.
@@ -57,7 +59,7 @@ def rationale_example(
 def lettered_rationale_example(
     row: Row, question: str, rationale: str, answer: str, options: Sequence[str], letters: Sequence[str]
 ) -> Iterable[RenderedExample]:
-    """Yield one example whose answer is a letter; its options are the letters in brackets, "(A)".
+    """Yield one chain-of-thought example of a question whose answer is the letter of an option, e.g. "(A)".
 
     Args:
         row: The row that the question was read from, for errors.

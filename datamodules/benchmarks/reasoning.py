@@ -23,11 +23,11 @@ from .rows.row_files import file_rows
 
 
 class Reasoning(Catalogue):
-    """Benchmark reader of OPT-IML's reasoning datasets.
+    """Reads OPT-IML's fourteen reasoning datasets, such as GSM8K, whose targets are a rationale and then the answer.
 
     Args:
         folder: Folder with a folder for each dataset.
-        sources: Sources of single datasets outside the folder; see ``Catalogue``.
+        sources: File or hub name of single datasets that are outside the folder, by dataset.
         split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
     """
 

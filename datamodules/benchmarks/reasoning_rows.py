@@ -135,7 +135,7 @@ def esnli(row: Row) -> Iterable[RenderedExample]:
 
 
 def esnli_table(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a row of e-SNLI's CSV files, rendered as the hub's rows."""
+    """Yield the example of a row of e-SNLI's CSV files, with a reference for each explanation."""
     named = {"premise": row.value("Sentence1"), "hypothesis": row.value("Sentence2"), "label": row.value("gold_label")}
     rationales = {f"explanation_{n}": row.text(f"Explanation_{n}", "") for n in (1, 2, 3)}
     yield from esnli(Row(named | rationales, row.location))
@@ -235,7 +235,11 @@ def qasc(row: Row) -> Iterable[RenderedExample]:
 
 
 def qed(row: Row) -> Iterable[RenderedExample]:
-    """Yield an example whose rationale is the sentence with the answer, then its links to the question's phrases."""
+    """Yield the example of a QED row: a paragraph and a question about it.
+
+    Its rationale is the sentence with the answer, then sentences that say which phrases of it and of the question mean
+    the same.
+    """
     text = f"{row.text('paragraph_text').strip()}\n{row.text('question_text').strip()}"
     annotation = Row(row.value("annotation"), row.location)
     if annotation.text("explanation_type") != "single_sentence":

@@ -15,15 +15,18 @@ from .suite import Suite
 def split_names(
     benchmark: Benchmark, task: Callable[[str], Task] | None = None
 ) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
-    """Return (task names by split, training tasks that are left out with the reason).
+    """Return the task names of each split, without training tasks that were made from the data of held-out tasks.
 
     A training task is left out if it shares a source (``Task.sources``) with a task that is only evaluated. The broad
-    sources of OPT-IML's rules (Wikipedia, news) do not count. A ``Bench`` is returned as it is, since it applies rules
-    of its own; so is a ``Suite``, in which nothing trains.
+    sources of OPT-IML's rules (Wikipedia, news) do not count. The tasks of a ``Bench`` are not changed, since it
+    applies rules of its own; nor are those of a ``Suite``, in which nothing trains.
 
     Args:
         benchmark: The benchmark reader.
         task: Function that returns a task's metadata, e.g. one that caches; None for ``benchmark.task``.
+
+    Returns:
+        The names by split, and the reason for each training task that is left out.
 
     Raises:
         ValueError: No training task is left.

@@ -37,11 +37,11 @@ from .structured_rows import (
 
 
 class StructuredKnowledge(Catalogue):
-    """Benchmark reader of UnifiedSKG's 21 tasks, and of two tasks from schema-guided dialogue.
+    """Reads UnifiedSKG's 21 tasks on tables, databases and dialogue states as text, and two on schema-guided dialogue.
 
     Args:
         folder: Folder with a folder for each dataset.
-        sources: Sources of single datasets outside the folder; see ``Catalogue``.
+        sources: File or hub name of single datasets that are outside the folder, by dataset.
         split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
     """
 
@@ -54,7 +54,11 @@ class StructuredKnowledge(Catalogue):
 
 
 def constructed(field: str) -> Renderer:
-    """Return a renderer for rows that UnifiedSKG's program wrote; `field` names the output, e.g. "SQL query"."""
+    """Return a function that renders the rows that UnifiedSKG's own program writes, as examples.
+
+    Args:
+        field: Name of the output at the end of the prompt, e.g. "SQL query".
+    """
 
     def render(row: Row) -> Iterable[RenderedExample]:
         references = row.texts("references", default=()) or (row.text("seq_out"),)

@@ -22,7 +22,7 @@ EMPTY_STATE = "none"
 
 
 def sequence(struct: str, text: str = "", context: Sequence[str] = ()) -> str:
-    """Return the input of a model: question or utterance, structured knowledge, and earlier utterances.
+    """Return the input of UnifiedSKG's models in one line: question, structured knowledge, and earlier utterances.
 
     >>> sequence("a : b", "Who?", ["Hello.", "Hi."])
     'Who? ; structured knowledge: a : b ; context: Hello. | Hi.'
@@ -38,13 +38,21 @@ def sequence(struct: str, text: str = "", context: Sequence[str] = ()) -> str:
 
 
 def constructed_sequence(struct: str, text: str) -> str:
-    """Return the input of a row of UnifiedSKG's program, whose text is "last utterance || context" in conversations."""
+    """Return the input of UnifiedSKG's models for a row that UnifiedSKG's own program wrote.
+
+    >>> constructed_sequence("a : b", "Who? || Hello.")
+    'Who? ; structured knowledge: a : b ; context: Hello.'
+
+    Args:
+        struct: Structured knowledge as one line.
+        text: A question, or "last utterance || context" in conversations.
+    """
     utterance, separator, context = text.partition(" || ")
     return sequence(struct, utterance, [context] if separator else [])
 
 
 def serialized_schema(database: str, tables: Sequence[str], columns: Iterable[tuple[int, str]]) -> str:
-    """Return a database schema in one line.
+    """Return a database schema in one line: the database, then each table with its columns, in lower case.
 
     >>> serialized_schema("Shop", ["Cat"], [(-1, "*"), (0, "Name"), (0, "Age")])
     '| Shop | cat : name , age'
@@ -133,7 +141,12 @@ def linearized_triples(triples: Sequence[Sequence[str]]) -> str:
 
 
 def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
-    """Return (ontology, last utterance, context, dialogue state) of a row of UnifiedSKG's MultiWOZ, in lower case."""
+    """Return the parts of a MultiWOZ example, in lower case, from a row of UnifiedSKG's copy of the dataset.
+
+    Returns:
+        The slots with their possible values, the last user utterance, the earlier utterances, the latest first, and the
+        dialogue state, which is the target.
+    """
     users, systems = row.child("dialog").texts("usr"), row.child("dialog").texts("sys")
     if not users or len(users) != len(systems):
         raise row.error(f"expected as many turns of the system as of the user, got {len(systems)} and {len(users)}")

@@ -25,7 +25,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class ExpectedColumn:
-    """A column of a published table of results.
+    """Names the tasks behind one column of a published table of results, and the level at which the paper has them.
 
     Args:
         column: Name of the column in the table; replaces the category of its tasks.
@@ -43,7 +43,7 @@ class ExpectedColumn:
 
 
 class Suite(Benchmark):
-    """The evaluation tasks of a published table of results, without training tasks.
+    """Reads the evaluation tasks behind a table of results in a paper, to repeat the table; no task trains.
 
     Args:
         collections: Benchmark readers, or paths of your own files, by name. The name is the first part of their tasks'
@@ -117,9 +117,10 @@ class Suite(Benchmark):
         return (replace(example, task=name) for example in collection.examples(inner))
 
     def demonstration_pool(self, name: str) -> list[Example] | None:
-        """Return the examples of a task's reader of demonstrations; None if it has no reader, or the reader lacks it.
+        """Return the examples from which a task's few-shot demonstrations are drawn, e.g. those of its training split.
 
-        Their indices are negative, since they are rows of another file than the evaluated examples.
+        None if `demonstrations` has no reader for the task's collection, or the reader lacks the task. The examples'
+        indices are negative, since they are rows of another file than the evaluated examples.
         """
         collection, _, inner = name.partition("/")
         reader = self.demonstration_readers.get(collection)

@@ -34,11 +34,13 @@ ENDS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("de
 
 
 class TextToText(Catalogue):
-    """Base class of benchmark readers whose tasks map input text to output text.
+    """Base class of readers of CrossFit, ExMix and T5, whose tasks are pairs of texts behind an instruction.
+
+    The authors publish no instructions: one for each task is installed with this package.
 
     Args:
         folder: Folder with a folder for each task.
-        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        sources: File or hub name of single tasks that are outside the folder, by task.
         split: Split of the tasks to read: ``train``, ``validation`` or ``test``.
         instructions: JSON file with tasks of your own, or with instructions that override the installed ones:
             ``{"my_task": {"instruction": "Translate into Latin.", "category": "Translation"}}``. Empty for the
@@ -94,21 +96,21 @@ class TextToText(Catalogue):
 
 
 class CrossFit(TextToText):
-    """Benchmark reader of CrossFit (arXiv 2104.08835): TSV files, with all samples of a task read together."""
+    """Reads the TSV files of CrossFit (arXiv 2104.08835); all few-shot samples of a task are read together."""
 
     name = "crossfit"
     collection: ClassVar[str] = "crossfit"
 
 
 class ExMix(TextToText):
-    """Benchmark reader of the tasks of ExMix (arXiv 2111.10952) that OPT-IML uses."""
+    """Reads the tasks of ExMix (arXiv 2111.10952) that OPT-IML uses, from files of input and target texts."""
 
     name = "exmix"
     collection: ClassVar[str] = "exmix"
 
 
 class T5(TextToText):
-    """Benchmark reader of T5's tasks (arXiv 1910.10683), whose inputs have prefixes like "summarize: "."""
+    """Reads T5's tasks (arXiv 1910.10683) from files of texts, whose inputs have prefixes like "summarize: "."""
 
     name = "t5"
     collection: ClassVar[str] = "t5"
@@ -152,7 +154,7 @@ def _files(name: str, ends: tuple[str, ...]) -> tuple[Files, ...]:
 
 
 def pair_rows(*paths: Path) -> Iterator[Row]:
-    """Yield rows of lines with an input, a tab, and one or more outputs separated by tabs.
+    """Yield a row for each line of CrossFit's TSV files, which have an input and one or more outputs, split by tabs.
 
     The programs that write these files do not escape line ends, so a text with a line end is split into several lines.
     Lines without an output are skipped, and so are repetitions of a line in another sample of the task.

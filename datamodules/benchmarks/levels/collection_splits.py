@@ -11,15 +11,15 @@ from .split_rules import GROUPS, SplitRules
 
 
 class CollectionSplits:
-    """The splits of the collections, applied to the tasks that the rules do not decide for.
+    """Decides which tasks keep the train/test split of their own collection, because the rules of a bench leave it.
 
     Attributes:
-        groups: Group of each task in the rules (one of ``split_rules.GROUPS``); None if they do not name it.
+        groups: Group of each task in the rules, e.g. ``fully_held_out``; None if they do not name the task.
         not_trained: Names of tasks that no collection or rule lists for training.
 
     Args:
         tasks: All tasks, named ``collection/task``.
-        rules: Rules of the bench.
+        rules: Rules of a ``Bench`` for which tasks train and which are evaluated.
         listed: Names of the tasks that the collections list in each split.
     """
 
@@ -46,10 +46,10 @@ class CollectionSplits:
         return self.keeps(task) and task.name in self.listed.get(stage, ())  # type: ignore[call-overload]
 
     def data_names(self, task: Task) -> list[str]:
-        """Return the names by which shared data is found: the dataset and sources of a task, without broad ones.
+        """Return the names of the data behind a task, by which it is recognized that another task is on the same data.
 
-        A task that the rules do not decide for may have the name of a dataset by chance, so only its sources are
-        returned.
+        They are its dataset and its sources, without broad sources such as Wikipedia. A task that the rules do not
+        decide for may have the name of a dataset by chance, so only its sources are returned.
         """
         broad = {source_key(source) for source in self.rules.broad_sources}
         only_listed = self.keeps(task) and task.name in self.not_trained
@@ -58,7 +58,14 @@ class CollectionSplits:
         return [key for key in dict.fromkeys(map(source_key, names)) if key and key not in broad]
 
     def remarks(self, trained: Collection[str]) -> list[str]:
-        """Return remarks on collections that keep their splits, and on tasks of theirs that resemble evaluated ones."""
+        """Return sentences for the report on what the rules leave to the collections, where a user may want to decide.
+
+        They name collections that keep their own splits, and training tasks of theirs that have the name of a held-out
+        dataset or are in a held-out category.
+
+        Args:
+            trained: Names of the tasks that train.
+        """
         keeping = [task for task in self.tasks if self.keeps(task)]
         remarks = []
         if keeping and self.rules.collections is not None:

@@ -21,7 +21,7 @@ SHIPPED = Path(__file__).parents[1] / "data" / "dataset_identities.yaml"
 
 @dataclass(frozen=True)
 class DatasetIdentities:
-    """Table from the names of datasets in collections to one identity each.
+    """Table that gives a dataset one name, its identity, in all collections, which call it differently.
 
     >>> table = DatasetIdentities.read()
     >>> [table.identity(name) for name in ("super_glue-boolq", "bool_q", "task380_boolq_yes_no_question")]
@@ -78,11 +78,11 @@ class DatasetIdentities:
         return None
 
     def identified(self, task: Task) -> Task:
-        """Return the task with its `dataset` set, and its `sources` replaced by identities.
+        """Return a task with the names of its dataset and sources that all collections share.
 
-        The dataset is the identity of the task's name, or else of its first known source. If none is known, it is the
-        task's name in the spelling of ``source_key``, so that tasks of one name are the same dataset in all
-        collections. Unknown sources are spelled by ``source_key``, too.
+        `dataset` becomes the table's name for the dataset that the task's name mentions, or else for its first known
+        source. If none is known, it is the task's name in the spelling of ``source_key``, so that tasks of one name are
+        the same dataset in all collections. Unknown sources are spelled by ``source_key``, too.
         """
         sources = tuple(dict.fromkeys(self.identity(source) or source_key(source) for source in task.sources))
         known = [source for source in sources if source in self.names]
@@ -90,7 +90,7 @@ class DatasetIdentities:
         return replace(task, dataset=dataset, sources=sources)
 
     def require(self, datasets: Iterable[str], where: str) -> None:
-        """Check that all of these datasets are identities of the table.
+        """Raise an error if a dataset is not in the table, e.g. because a user's rules misspell it.
 
         Args:
             datasets: Names of datasets.
@@ -115,7 +115,7 @@ def shipped_identities() -> DatasetIdentities:
 
 
 def source_key(source: str) -> str:
-    """Return the name of a source in one spelling: small letters and digits, joined by underscores.
+    """Return a dataset's name in one spelling, to compare names: small letters and digits, joined by underscores.
 
     >>> source_key("Super_GLUE/BoolQ"), source_key("super-glue boolq")
     ('super_glue_boolq', 'super_glue_boolq')

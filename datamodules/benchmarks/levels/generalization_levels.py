@@ -20,7 +20,7 @@ MOST_NAMED = 12
 
 
 class TaskSplit(NamedTuple):
-    """The split of a bench's available tasks.
+    """Names of the tasks that train, validate and are tested, and why the other tasks of a bench do not.
 
     Args:
         train: Names of tasks that train.
@@ -52,7 +52,12 @@ class TaskSplit(NamedTuple):
 
 
 def apply_decisions(split: TaskSplit, decisions: Decisions) -> TaskSplit:
-    """Return the split without the tasks that a person decided to drop because they share text."""
+    """Return a split without the tasks that a person decided to drop because they share text with other tasks.
+
+    Args:
+        split: Tasks that train and are evaluated.
+        decisions: Tasks to drop from training and from evaluation, from a table that the person edited.
+    """
     reason = "shares text with evaluation"
     dropped = [name for name in split.train if name in decisions.drop_train]
     unevaluated = [
@@ -81,13 +86,13 @@ def split_tasks(
     listed: Mapping[Split, Collection[str]] | None = None,
     readers: Mapping[str, str] | None = None,
 ) -> TaskSplit:
-    """Return the split of the tasks by rules; tasks that the rules do not name keep their collections' splits.
+    """Decide by rules which tasks train and which are evaluated; unnamed tasks keep their collections' splits.
 
-    No dataset that is evaluated at a held-out level trains in the collections that the rules decide for, whatever its
-    name and category: neither those that the rules name nor those of the available evaluation tasks. Tasks of other
-    collections do not train if their metadata names such a dataset as a source. A task of a training file is evaluated
-    on its dataset's official held-out file where a collection of the same reader reads it, and else on instances of its
-    own file that do not train.
+    A dataset that is evaluated as held out does not train under any name, in any category, of the collections that the
+    rules decide for. This holds for datasets that the rules name and for those of the available evaluation tasks. Tasks
+    of other collections do not train if their metadata names such a dataset as a source. A task that also trains is
+    evaluated on its dataset's official held-out file if a collection of the same reader has it. Otherwise it is
+    evaluated on instances of its own file that do not train.
 
     Args:
         tasks: All tasks, named ``collection/task``, with their `dataset` set (``dataset_identities.py``).

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 
 def name_matches(name: str, pattern: str) -> bool:
-    """Return whether a pattern matches a whole name; ``*`` is any text that begins and ends between words.
+    """Return whether the whole name of a task fits a pattern, in which ``*`` is any text but cuts no word.
 
     Words are runs of letters and digits. In ``collection/task``, a ``*`` before the slash matches no slash.
 

@@ -52,7 +52,7 @@ GROUPS = ("fully_held_out", "partially_supervised", "fully_supervised", "evaluat
 
 
 class Entry(NamedTuple):
-    """An entry of the rules, which names tasks by dataset or by pattern.
+    """Names one or more tasks in the rules for evaluation, by their dataset or by a pattern of their names.
 
     Args:
         name: A dataset of ``data/dataset_identities.yaml``, or a pattern of ``collection/task`` if it has a slash;
@@ -79,7 +79,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationEntries:
-    """The evaluation tasks of one group of the rules.
+    """The tasks that rules evaluate at one level of generalization, as entries that each name one or more tasks.
 
     Args:
         validation: Entries of tasks that are evaluated during training.
@@ -174,10 +174,10 @@ def read_rules(name: str) -> SplitRules:
 
 
 def without_held_out_tasks(rules: SplitRules) -> SplitRules:
-    """Return the rules with every task in training (OPT-IML-Max) except those of the group ``evaluation_only``.
+    """Return rules by which every task trains, as for OPT-IML-Max, except those of the group ``evaluation_only``.
 
-    Validation datasets are validated on instances that do not train. Only evaluation-only tasks are tested, so that no
-    training task loses instances to a test.
+    Tasks on the validation datasets of `rules` are validated on instances that do not train. Only evaluation-only tasks
+    are tested, so that no training task loses instances to a test.
     """
     groups = (rules.fully_supervised, rules.fully_held_out, rules.partially_supervised)
     validation = tuple(dict.fromkeys(entry for group in groups for entry in group.validation if entry.dataset))

@@ -22,7 +22,7 @@ SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Categories, and the mappings from tasks to categories.
+    """Assigns tasks of all collections to one set of categories, such as "Textual Entailment", by an editable file.
 
     >>> taxonomy = Taxonomy.read()
     >>> taxonomy.category("promptsource", "super_glue_rte")
@@ -72,10 +72,10 @@ class Taxonomy:
         return taxonomy
 
     def category(self, benchmark: str, task: str, stated: str = "") -> str | None:
-        """Return the category of a task by the file; None if the file does not decide it.
+        """Return a task's category according to this file; None if the file has nothing about the task.
 
-        The first of these decides: the task, its collection, the stated category, the dataset that begins the task's
-        name. The dataset counts only if the collection states no category.
+        The file is searched for the task, then for its collection, then for the category that the collection states. If
+        the collection states none, the file is searched for the dataset with which the task's name begins.
 
         Args:
             benchmark: Name of the collection's reader, e.g. ``"promptsource"``.
@@ -87,9 +87,10 @@ class Taxonomy:
         return by_name or by_category or (self._of_dataset(task) if not stated else None)
 
     def overriding(self, benchmarks: Iterable[str], task: str, stated: str = "") -> str | None:
-        """Return the category of a task by a user's file; None if the file does not decide it.
+        """Return the category with which a user's file overrides the installed one; None if it has nothing on the task.
 
-        Unlike in ``category``, a dataset in the file comes before the category that the collection states.
+        The file is searched for the task, then for its collection, then for the dataset with which the task's name
+        begins, then for the category that the collection states.
 
         Args:
             benchmarks: Names of the collection: that in the bench, and its reader's.
@@ -140,9 +141,10 @@ def category_of_name(benchmark: str, task: str) -> str:
 
 
 def qualified_category(collection: str, reader: str, task: Task, taxonomy: Taxonomy | None) -> str:
-    """Return the category of a task in a bench.
+    """Return the category of a task in a bench of several collections.
 
-    The first of these decides: the user's taxonomy, the installed one, the category that the task states, its name.
+    It is that of the user's file of categories, or else of the installed file, or else the category that the task
+    states, or else the task's name.
 
     Args:
         collection: Name of the task's collection in the bench.

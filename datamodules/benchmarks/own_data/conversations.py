@@ -54,7 +54,7 @@ def looks_like_messages(value: object) -> bool:
 
 
 def messages_of(row: Row, column: str) -> list[Row]:
-    """Return the messages in a column that holds a list of objects, its JSON, or an object of parallel lists.
+    """Return the messages of a conversation, which a column holds as a list of objects, as JSON, or as parallel lists.
 
     >>> row = Row({"chat": '[{"role": "user", "content": "Hello"}]'}, "chats.csv, line 2")
     >>> [message.fields for message in messages_of(row, "chat")]

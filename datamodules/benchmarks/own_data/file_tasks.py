@@ -43,7 +43,7 @@ ROWS_LOOKED_AT = 1000
 
 
 class FileTasks(Benchmark):
-    """Benchmark reader of a user's own files.
+    """Reads a user's own tasks from files or a dataset, in any of five common formats of rows, chat among them.
 
     Args:
         source: A file of rows, which is one task; a folder of such files; a folder with the folders ``train``,
@@ -218,7 +218,9 @@ class FileTasks(Benchmark):
 
 
 def as_benchmark(benchmark: Benchmark | str | Path) -> Benchmark:
-    """Return a benchmark reader unchanged; of a path or hub name, return the ``FileTasks`` that reads it.
+    """Return the reader for an argument that is a reader, or the path or hub name of a user's own data.
+
+    A reader is returned unchanged. A path or hub name is read by ``FileTasks``.
 
     Raises:
         ValueError: The text is neither an existing path nor the form of a hub name.

@@ -51,11 +51,11 @@ NAMELESS = "(without a name)"
 
 @dataclass(frozen=True)
 class RowForm:
-    """The form of a file's rows: its fields, and the columns that they are read from.
+    """Format of the rows in a user's file, e.g. ``alpaca`` or ``messages``; turns a row into an example.
 
     Args:
-        name: The form.
-        columns: Column of the file for each field whose name differs from it.
+        name: Name of the format.
+        columns: Column of the file for each field of the format whose name differs from it.
         roles: ``system``, ``user`` or ``assistant`` for each role name in the file's conversations.
         strict: Whether an unknown column whose name resembles a missing optional field is an error.
         definition: System turn to add to conversations without one; empty for none.
@@ -150,7 +150,7 @@ class RowForm:
 
 
 def recognised_form(first: Row, columns: Mapping[str, str], roles: Mapping[str, str], definition: str) -> RowForm:
-    """Return the form whose required fields a file's first row has.
+    """Recognise the format of a user's file, e.g. ``alpaca``, by the columns of its first row.
 
     Args:
         first: First row of the file.
@@ -180,17 +180,17 @@ def recognised_form(first: Row, columns: Mapping[str, str], roles: Mapping[str, 
 def declared_form(
     form: Form, columns: Mapping[str, str], roles: Mapping[str, str], definition: str, *, strict: bool = False
 ) -> RowForm:
-    """Return the form that the user names, with the columns and roles that the user maps.
+    """Return a named format of rows with the columns and roles that the user maps, after a check of their names.
 
     Args:
-        form: Name of the form.
-        columns: As in ``recognised_form``.
-        roles: As in ``recognised_form``.
-        definition: As in ``recognised_form``.
-        strict: As in ``RowForm``.
+        form: Name of the format, e.g. ``alpaca``.
+        columns: Column of the file for each field that the user maps.
+        roles: ``system``, ``user`` or ``assistant`` for each role name that the user maps.
+        definition: The task's instruction, which becomes the system turn of its conversations.
+        strict: Whether an unknown column whose name resembles a missing optional field is an error.
 
     Raises:
-        ValueError: The form has no such field, or a role is mapped to none of the three.
+        ValueError: The format has no such field, or a role is mapped to none of the three.
     """
     required, optional = FIELDS[form]
     for name in columns:
@@ -206,7 +206,12 @@ def declared_form(
 
 
 def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
-    """Return the names of columns in the rows, and of keys in their messages, that are not read."""
+    """Return the names of columns in a user's rows, and of keys in their messages, that are not read.
+
+    Args:
+        form: Format of the rows.
+        rows: Rows to look at.
+    """
     read = set(form.read_columns())
     unread: dict[str, None] = {}
     for row in rows:

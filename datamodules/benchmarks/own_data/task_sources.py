@@ -27,7 +27,7 @@ LIKE_SPLITS: Mapping[str, Split] = {
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Source of one task's rows.
+    """Says where the rows of one of a user's tasks are.
 
     Args:
         source: A file, a saved dataset, or a hub name.
@@ -56,7 +56,7 @@ Sources = dict[Split, dict[str, TaskSource]]
 
 
 def dataset_splits(source: str, config: str | None) -> list[str]:
-    """Return the splits of a dataset that is one task; [] for files of rows, and for a dataset without splits.
+    """Return the names of a dataset's own splits; [] for files of rows, and for a dataset without splits.
 
     Args:
         source: A file, a folder, or a hub name.
@@ -69,7 +69,7 @@ def dataset_splits(source: str, config: str | None) -> list[str]:
 
 
 def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sources:
-    """Return the sources of a user's tasks by split and name.
+    """Find the tasks in a user's file, folder or dataset, and return where the rows of each are, by split and name.
 
     A file or a dataset without splits is one task, whose instances are divided between training and test.
 
@@ -154,12 +154,12 @@ def _describes(path: Path) -> bool:
 
 
 def source_of(name: str, sources: Sources, place: str) -> TaskSource:
-    """Return the source of a task; the files of a task in two splits must be equal.
+    """Return where the rows of a task are; a task that is in two splits must have equal files in both.
 
     Args:
         name: Name of the task.
-        sources: Sources by split and task.
-        place: Path or hub name that the sources were read from, for errors.
+        sources: Where the rows of all tasks are, by split and task.
+        place: Path or hub name in which the tasks were found, for errors.
 
     Raises:
         MissingFiles: There is no task of this name.

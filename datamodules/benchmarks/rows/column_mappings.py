@@ -31,7 +31,9 @@ def value_at(row: Row, path: str) -> Any:
 
 
 def recipe_value(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
-    """Return the value that a recipe makes from a row; `MISSING` if the row has none of the recipe's paths.
+    """Make the value of a new column from a row, by a recipe: the path of an old value, and steps that change it.
+
+    The value is `MISSING` if the row has none of the recipe's paths.
 
     >>> row = Row({"passage": "House tax -- A levy.", "choices": [{"text": "a"}, {"text": "b"}]}, "rows.jsonl, line 1")
     >>> recipe_value(row, {"from": "passage", "before": " -- "})
@@ -58,9 +60,16 @@ def recipe_value(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
 
 
 def with_columns(row: Row, columns: Mapping[str, Recipe]) -> Row:
-    """Return the row with the columns that recipes make; `columns` has the recipe of each.
+    """Return a row with additional columns, each made from other columns by a recipe.
 
     A column that the row already has is kept, unless its recipe reads it.
+
+    Args:
+        row: The row.
+        columns: Recipe of each column to add: the path of an old value, and steps that change it.
+
+    >>> with_columns(Row({"label": 1}, ""), {"answer": {"from": "label", "named": {"1": "yes"}}}).fields
+    {'label': 1, 'answer': 'yes'}
     """
     fields = dict(row.fields)
     for column, recipe in columns.items():

@@ -17,7 +17,7 @@ MENTION = re.compile(r"\[([^\[\]]*)\]")
 
 
 def multirc(path: Path) -> Iterator[Row]:
-    """Yield a row of ``super_glue``, ``multirc`` for each answer in SuperGLUE's MultiRC, a passage per line."""
+    """Yield the rows of the hub's MultiRC, one per answer, from SuperGLUE's original file with a passage per line."""
     for row in jsonl_rows(path):
         passage = _inner(row, "passage")
         for q, question in enumerate(_records(passage, "questions")):
@@ -32,7 +32,10 @@ def multirc(path: Path) -> Iterator[Row]:
 
 
 def record(path: Path) -> Iterator[Row]:
-    """Yield a row of ``super_glue``, ``record`` for each query in SuperGLUE's ReCoRD; entities are sorted."""
+    """Yield the rows of the hub's ReCoRD, one per query, from SuperGLUE's original file with a passage per line.
+
+    Entities and answers are sorted.
+    """
     for row in jsonl_rows(path):
         passage = _inner(row, "passage")
         text = passage.text("text")
@@ -45,10 +48,10 @@ def record(path: Path) -> Iterator[Row]:
 
 
 def wino_bias(path: Path) -> Iterator[Row]:
-    """Yield rows of ``wino_bias`` (tokens, spans of mentions) from numbered sentences with mentions in brackets.
+    """Yield the rows of the hub's WinoBias from an original file of numbered sentences with mentions in brackets.
 
-    >>> list(_tokens("[The cook] met a guest because [she] was late."))[-1]
-    '.'
+    "1 [The cook] met a guest because [she] was late." becomes the column ``tokens``, with the words and the full stop,
+    and the column ``coreference_clusters``, with the first and last token of each mention: ``["0", "1", "6", "6"]``.
     """
     for number, line in text_lines(path):
         if not line.strip():

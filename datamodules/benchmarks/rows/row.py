@@ -11,7 +11,7 @@ from ...messages import MissingFiles, kind, nearest, some
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record of a data file, and its location.
+    """One record of a data file, whose fields are read with a check of their type; errors name file and row.
 
     Args:
         fields: Values by field name, as parsed from JSON or a table.
@@ -61,7 +61,7 @@ class Row:
         return tuple(texts)
 
     def children(self, key: str) -> "list[Row]":
-        """Return the objects in a field that holds a list of objects, as rows located by their index in the list.
+        """Return the objects in a field that holds a list of objects, each as a row whose errors name its index.
 
         Raises:
             ValueError: The field is missing, or does not hold a list.
@@ -108,9 +108,9 @@ def holds_null(value: Any) -> bool:
 
 @contextmanager
 def other_format(row: Row) -> Iterator[None]:
-    """Turn Python errors about values of an unexpected type into a ValueError with the row's location.
+    """Context manager that turns a TypeError, KeyError and the like into a ValueError with the row's location.
 
-    Used around code that reads the fields of a published dataset without checking each type.
+    It surrounds code that reads the fields of a published dataset without checking each type.
     """
     try:
         yield
@@ -121,7 +121,7 @@ def other_format(row: Row) -> Iterator[None]:
 
 @contextmanager
 def error_prefix(benchmark: str, task: str) -> Iterator[None]:
-    """Prefix ValueErrors raised inside with benchmark and task; ``MissingFiles`` keeps its type."""
+    """Context manager that begins the message of a ValueError with benchmark and task, and keeps ``MissingFiles``."""
     try:
         yield
     except ValueError as error:

@@ -67,7 +67,8 @@ def file_rows(path: Path, *, label_names: bool = False) -> Iterator[Row]:
 
     Args:
         path: The file.
-        label_names: As in ``read_rows``.
+        label_names: Whether values of ``ClassLabel`` columns become the names of the labels, and -1 (no label) null.
+            Only Parquet and Arrow files have such columns.
 
     Raises:
         ValueError: The suffix is none of ``SUFFIXES``, or a row cannot be read.

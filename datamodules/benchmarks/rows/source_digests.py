@@ -8,9 +8,14 @@ from ...tracked_files import note
 
 
 def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:
-    """Return a digest of the rows that ``read_rows`` yields for the same arguments.
+    """Return a digest of a file, folder or hub dataset of rows, by which changed data is noticed.
 
     Of a file or folder, the contents are digested; of a hub dataset, its current commit, configuration and split.
+
+    Args:
+        source: A file, a folder, or a hub name, ``"owner/name"`` or ``"owner/name@revision"``.
+        config: Configuration of a hub dataset; None for its default.
+        split: Split of a hub dataset or of a saved one.
     """
     path = expanded(source)
     if path.is_file():

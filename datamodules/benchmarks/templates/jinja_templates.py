@@ -31,7 +31,7 @@ class DoesNotApply(ValueError):
 
 
 class RenderedPrompt(NamedTuple):
-    """A row rendered by one template.
+    """Prompt, answer and answer choices that a template of PromptSource made from a row.
 
     Args:
         source: The prompt, stripped.
@@ -45,7 +45,7 @@ class RenderedPrompt(NamedTuple):
 
 
 class PromptTemplate:
-    """One template of PromptSource, compiled.
+    """Renders rows with one of PromptSource's Jinja templates, which is compiled once and runs in a sandbox.
 
     >>> template = PromptTemplate("can we infer", "{{premise}} Really? ||| {{answer_choices[label]}}", "Yes ||| No")
     >>> template.render({"premise": "It rains.", "label": 1}, random.Random(0))

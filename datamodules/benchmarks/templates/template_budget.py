@@ -24,11 +24,14 @@ class TemplateFault(ValueError):
 
 
 class State:
-    """Budget that is left to one rendering, and its random generator.
+    """Counts what an untrusted template creates while it renders one row, and stops it at a limit of size and time.
 
     Args:
         rng: Generator of random choices within the template.
-        iteration_cost: Charge for each iteration of a loop and each call.
+        iteration_cost: Charge for each iteration of a loop and each call, in the unit of ``BUDGET``.
+
+    Attributes:
+        left: What the template may still create, in characters, list items and iterations.
     """
 
     def __init__(self, rng: Random, iteration_cost: int) -> None:
@@ -36,7 +39,7 @@ class State:
         self._deadline, self._calls = time.thread_time() + SECONDS, 0
 
     def spend(self, cost: int) -> None:
-        """Charge a cost to the budget.
+        """Subtract a cost from what the template may still create.
 
         Raises:
             TemplateFault: The budget or the processor time is exceeded.
@@ -47,7 +50,7 @@ class State:
         self.watch()
 
     def watch(self) -> None:
-        """Read the clock, once in ``CHECKED`` calls.
+        """Stop the template if it has run for too long; the clock is read once in ``CHECKED`` calls.
 
         Raises:
             TemplateFault: The processor time is exceeded.
@@ -80,7 +83,18 @@ def rendering_state(context: Context) -> State:
 
 
 def growth(text: str, method: str, args: Sequence[Any]) -> int:
-    """Return the most characters that a method of `text` adds to it, or compares with its argument."""
+    """Return an upper bound of the work of a string method, in characters, to charge it before it is called.
+
+    It is 0 for methods whose work is linear in the text.
+
+    >>> growth("a-b-c", "replace", ("-", " and "))  # two matches, five characters each
+    10
+
+    Args:
+        text: The string.
+        method: Name of the method.
+        args: Its arguments.
+    """
     if method == "replace" and len(args) >= 2 and all(isinstance(arg, str) for arg in args[:2]):
         return text.count(args[0]) * len(args[1])
     if method == "join" and args and isinstance(args[0], str | list | tuple):

@@ -65,7 +65,7 @@ def _iterate(values: Iterable[Any], state: State) -> Iterator[Any]:
 
 @pass_context
 def text_of(context: Context, value: Any) -> str:
-    """Return the text of a row's value in a prompt; null, and values of other types than JSON's, are rejected."""
+    """Return a value of a row as text in a prompt; null, and values of other types than JSON's, are rejected."""
     if not isinstance(value, str | int | float | list | tuple | dict | None):
         if isinstance(value, Undefined):
             return str(value)
@@ -133,7 +133,7 @@ def _most_frequent(values: Sequence[Any]) -> list[Any]:
 
 
 def allowed_filters() -> dict[str, Callable[..., Any]]:
-    """Return the filters by the name that templates write."""
+    """Return the Jinja filters that untrusted templates may use, by the name that templates write."""
     plain: Mapping[str, Callable[..., Any]] = {name: FILTERS[name] for name in PLAIN_FILTERS}
     return {
         **plain,

@@ -16,7 +16,7 @@ from ..rows.source_digests import source_digest
 
 @dataclass(frozen=True)
 class RowSource:
-    """Source of a task's rows, and how their columns map to those that the task's templates read.
+    """Declares where a task's rows come from, and how their columns map to those that the task's templates read.
 
     Args:
         source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file, a folder of ``Dataset.save_to_disk``, or a hub
@@ -45,11 +45,11 @@ class RowSource:
 
 
 def template_rows(source: RowSource, name: str, config: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a source with the columns that templates read.
+    """Yield the rows of a task from its file or hub dataset, with the columns that its templates read.
 
     Args:
-        source: Source and column mapping.
-        name: Hub dataset that is read if the source names none.
+        source: File or dataset, and how its columns are renamed.
+        name: Hub dataset that is read if `source` names none.
         config: Its configuration.
     """
     where, config = source.source or name, source.config or config
@@ -61,7 +61,15 @@ def template_rows(source: RowSource, name: str, config: str | None = None) -> It
 
 
 def template_rows_digest(source: RowSource, name: str, config: str | None = None) -> str:
-    """Return a digest of the source's rows before columns are mapped; readers digest the mapping, too."""
+    """Return a digest of the file or hub dataset of a task's rows, by which changed data is noticed.
+
+    The renaming of columns in `source` is not part of it: callers digest that, too.
+
+    Args:
+        source: File or dataset of the rows.
+        name: Hub dataset that is read if `source` names none.
+        config: Its configuration.
+    """
     return source_digest(source.source or name, config=source.config or config, split=source.split)
 
 
@@ -99,7 +107,12 @@ def named_files(folder: Path) -> dict[str, Path]:
 
 
 def adapted_row(row: Row, source: RowSource) -> Row:
-    """Return the row with the columns, codes and constants that the templates read."""
+    """Return a row with its columns renamed, coded and completed as a ``RowSource`` declares for the task's templates.
+
+    >>> source = RowSource(columns={"text": "s"}, codes={"label": {"no": 1}})
+    >>> adapted_row(Row({"s": "Hi", "label": "no"}, ""), source).fields
+    {'s': 'Hi', 'label': 1, 'text': 'Hi'}
+    """
     fields = {**row.fields, **source.constants}
     for column, path in source.columns.items():
         fields[column] = _value_at(row, column, path)

@@ -135,7 +135,10 @@ def _bits(operator: str, left: int, right: int) -> int:
 
 
 class ChargeInserter(NodeTransformer):
-    """Rewriter of a template's syntax tree: adds charges for new values and iterations, and SEPARATOR for |||.
+    """Rewrites the syntax tree of an untrusted Jinja template, so that all that it creates is charged to its budget.
+
+    Filters that charge are put around new values and loops. ``|||``, which separates prompt and answer, becomes
+    SEPARATOR, so that ``|||`` in the text of a row separates nothing.
 
     Args:
         name: Name of the template, for errors.
