@@ -51,11 +51,12 @@ class RunningPrompts:
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # as in answer_batch
     def add(self, prompts: Sequence[int], read: PromptCache) -> None:
-        """Add prompts to the batch.
+        """Add prompts to the batch, beside those that are being answered.
 
         Args:
-            prompts: Their numbers, which ``step`` returns. `draw` must have them already.
-            read: The prompts, all tokens but the last of each in its cache.
+            prompts: A number for each prompt, with which ``step`` returns its answers. `draw` must have got their seeds
+                already, in the same order.
+            read: The prompts' tokens, with a cache of all but each prompt's last token.
         """
         cache, seen_PC = read.states(1)["past_key_values"], read.attention_mask.bool()
         device, before, rows = seen_PC.device, len(self.prompts), self.draw.rows

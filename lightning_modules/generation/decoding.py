@@ -88,7 +88,10 @@ class Decoding:
         return logits_RV
 
     def numbers(self, seed: int, length: int) -> NDArray[np.float64]:
-        """Return random numbers [samples, length] in [0, 1) for one prompt; a sample's do not depend on the others."""
+        """Return the numbers in [0, 1), [samples, length], with which a prompt's tokens are drawn, one per step.
+
+        They depend only on the prompt's seed and the decoding; those of a sample do not depend on how many there are.
+        """
         digest = hashlib.sha256(repr((seed, self.temperature, self.top_k, self.top_p)).encode()).digest()
         stem = int.from_bytes(digest[:8], "little")
         return np.stack([np.random.default_rng([stem, sample]).random(length) for sample in range(self.samples)])
@@ -122,7 +125,7 @@ class DrawTokens(LogitsProcessor):
         self.add(seeds)
 
     def add(self, seeds: Sequence[int]) -> None:
-        """Draw for further prompts with these seeds; their rows follow the others."""
+        """Add the rows of further prompts, behind those that exist; `seeds` has one seed per prompt."""
         if not self.draws:
             return
         place = [place for place, decoding in enumerate(self.decodings) for _ in range(decoding.samples)]
@@ -137,7 +140,7 @@ class DrawTokens(LogitsProcessor):
         self._numbers_RT = torch.cat([self._numbers_RT, *map(torch.from_numpy, numbers)])
 
     def keep(self, rows: Tensor) -> None:
-        """Draw for these rows only, which are numbered anew."""
+        """Drop all rows but these (int64 indices), which are numbered from 0 again; the others have left the batch."""
         if self.draws:
             self._decoding_R, self._numbers_RT = self._decoding_R[rows.cpu()], self._numbers_RT[rows.cpu()]
 
@@ -213,10 +216,10 @@ class StopTexts(StoppingCriteria):
 
 
 def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
-    """Return the stop texts of decodings that generate in one call.
+    """Return the stop texts that all of these decodings have, since their samples are generated in one call.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The decodings have different stop texts.
     """
     stops = {decoding.stop for decoding in decodings}
     if len(stops) > 1:

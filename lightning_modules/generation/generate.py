@@ -103,10 +103,21 @@ def answer_batch(
     ends: Sequence[int] = (),
     share: bool = False,
 ) -> list[list[list[str]]]:
-    """Return the answers to a padded batch: texts by prompt, decoding and sample.
+    """Return the answers to one padded batch of prompts: texts by prompt, decoding and sample.
 
-    Arguments are those of ``generate``. With `share`, the common prefix of the prompts is processed once (see
-    ``PromptCache``).
+    Args:
+        model: Causal or encoder-decoder model.
+        tokenizer: Its tokenizer, with eos and padding tokens.
+        input_ids: [B, L], padded on the left; for an encoder, on the right.
+        attention_mask: [B, L], 0 at padding.
+        decodings: Ways to answer each prompt; all of them are used.
+        seeds: Seed of each prompt, e.g. from ``prompt_seed``.
+        max_new_tokens: Largest number of tokens of an answer.
+        min_new_tokens: Number of tokens before which end tokens are excluded.
+        stop: Texts that end an answer, besides those of the decodings.
+        ends: Token ids that end an answer, besides those of model and tokenizer.
+        share: Process the common prefix of all prompts once, and let ended rows leave the batch. The number of forward
+            passes then depends on the texts, so it must be False under strategies that gather weights.
     """
     stop = tuple(dict.fromkeys((*stop, *shared_stop(decodings))))
     ends = all_ends(model, tokenizer, ends)
@@ -144,7 +155,7 @@ def answer_batch(
 
 
 def can_replace(model: PreTrainedModel) -> bool:
-    """Return whether ended prompts of a model can be replaced by others in the middle of a batch."""
+    """Return whether waiting prompts can take the places of ended ones in a batch of this model."""
     return can_share_cache(model) and not forces_tokens(model)
 
 

@@ -42,10 +42,10 @@ FORCED = (
 
 
 class PromptCache:
-    """A padded batch of prompts that is processed once for all of its samples or beams.
+    """A padded batch of prompts that the model processes once, for all samples or beams of each prompt.
 
-    These share the encoder's states or the decoder's cache. The cache leaves out each prompt's last token, which is
-    processed again to get the first logits.
+    The encoder's states, or the decoder's cache, are kept and repeated for them. The cache leaves out each prompt's
+    last token, which is processed again to get the first logits.
 
     Args:
         model: Causal or encoder-decoder model.
@@ -85,7 +85,7 @@ class PromptCache:
         beams: int = 1,
         best: int = 1,
     ) -> Tensor:
-        """Return new token ids by transformers' ``generate``, in the order of prompts.
+        """Return new token ids [R, T] by one call of transformers' ``generate``, ordered by prompt and then sequence.
 
         Args:
             rows: Number of sequences of each prompt; 1 with beams.
@@ -115,7 +115,11 @@ class PromptCache:
         return ids[:, self.width :]
 
     def states(self, rows: int, beams: int = 1) -> dict[str, Any]:
-        """Arguments of ``generate`` with the encoder's states, or with a copy of the decoder's cache."""
+        """Return keyword arguments of transformers' ``generate`` that keep it from processing the prompts again.
+
+        They hold the encoder's states or a copy of the decoder's cache, repeated for `rows` sequences of each prompt
+        and `beams` beams. They are empty where there is nothing to reuse.
+        """
         if self.two_stacks:
             if self._read is None:
                 encoder: Any = self.model.get_encoder()
@@ -159,15 +163,18 @@ class PromptCache:
 
 
 def new_token_limits(most: int, fewest: int) -> dict[str, int]:
-    """Settings of ``generate`` for the number of new tokens.
+    """Return the settings of transformers' ``generate`` for at least `fewest` and at most `most` new tokens.
 
-    The model's own min_length counts the prompt, too: it is overridden unless min_new_tokens overrides it.
+    A published min_length counts the prompt, too. It is set to 0 unless min_new_tokens replaces it.
+
+    >>> new_token_limits(8, 2), new_token_limits(8, 0)
+    ({'max_new_tokens': 8, 'min_new_tokens': 2}, {'max_new_tokens': 8, 'min_length': 0})
     """
     return {"max_new_tokens": most, **({"min_new_tokens": fewest} if fewest > 0 else {"min_length": 0})}
 
 
 def can_share_cache(model: PreTrainedModel) -> bool:
-    """Return whether a cached token may be in any column of the cache.
+    """Return whether a model's cached tokens may be in any column, so that prompts at different steps share a batch.
 
     This is so for a decoder with document attention and without window, recurrent state or prefix: such models take
     positions from ``position_ids``, never from the column.
@@ -182,10 +189,10 @@ def can_share_cache(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def stated_decoding(model: PreTrainedModel) -> Iterator[None]:
-    """Let ``generate`` read nothing of a model's generation_config but ``FORCED``.
+    """Within the block, hide a model's generation_config from ``generate``, except settings that force tokens.
 
     transformers fills in what a call leaves open from the published settings, e.g. stop texts, guidance, a static cache
-    or a number of sequences. A decoding is what its ``Decoding`` says.
+    or a number of sequences. Here an answer depends on the settings of ``Decoding`` alone.
     """
     published = model.generation_config
     forced = {name: value for name in FORCED if (value := getattr(published, name, None)) is not None}

@@ -54,9 +54,22 @@ def generate_remaining(
     min_new_tokens: int,
     pad_token_id: int,
 ) -> Tensor:
-    """Return new token ids [R, T] of ``draw.rows`` rows of each prompt, equal to those of ``PromptCache.generate``.
+    """Generate with transformers' ``generate``, which stops and resumes so that ended rows leave the batch.
 
-    Whenever a quarter of the rows have ended, the others continue without them, with their part of the cache.
+    Whenever a quarter of the rows have ended, the others continue without them, with their part of the cache. The
+    tokens are those of one uninterrupted call.
+
+    Args:
+        prompts: A padded batch of prompts.
+        draw: Chooses the tokens, in ``draw.rows`` rows of each prompt.
+        stop: Stop texts that end a row; None for none.
+        ends: Token ids that end a row.
+        max_new_tokens: Largest number of tokens of an answer, T.
+        min_new_tokens: Number of tokens before which end tokens are excluded.
+        pad_token_id: Token id that fills up rows that have ended.
+
+    Returns:
+        New token ids, int64 [R, at most T], ordered by prompt and then row of the prompt.
     """
     model, rows = prompts.model, draw.rows
     left, ended = torch.arange(len(prompts.input_ids) * rows), torch.tensor(ends, device=model.device)

@@ -40,7 +40,9 @@ TOLERABLE = 0.1
 
 
 class Curvature(NamedTuple):
-    """Functions that compute the two products of a vector shaped like theta, averaged over replicas.
+    """Functions that multiply second derivatives of the inner loss by a vector p shaped like theta.
+
+    The products are averaged over replicas.
 
     Args:
         hessian_product: Returns (d2 inner / dtheta2) p, shaped like theta.
@@ -56,7 +58,9 @@ CurvatureBackend = Callable[..., Curvature]
 
 
 def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
-    """Return products by central differences of first-order gradients at theta +- (radius / ||p||) p.
+    """Return functions that multiply the inner loss's second derivatives by a vector p, by central differences.
+
+    A product is the difference of the first-order gradients at theta +- (radius / ||p||) p, divided by their distance.
 
     Theta is restored from a copy after every product, also after an exception. It is frozen while the gradient of phi
     is taken, which saves a third of the pass.
@@ -81,7 +85,9 @@ def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
 
 
 def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
-    """Return products by double backward through one graph of the inner loss, with sdpa's math backend.
+    """Return functions that multiply the inner loss's second derivatives by a vector, by double backward.
+
+    All products use one graph of the inner loss, computed with sdpa's math backend.
 
     Args:
         problem: Its theta must be on one device, not sharded. The graph is freed with the result.

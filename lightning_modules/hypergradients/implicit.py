@@ -23,10 +23,12 @@ class Diagnostics(NamedTuple):
         outer_loss: The outer loss of this replica, not averaged over replicas.
         outer_gradient_norm: ||v||, the Euclidean norm of d outer / d theta.
         hypergradient_norm: Euclidean norm of the gradient of phi.
-        curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product; None without one. See `Direction`.
+        curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product, with H the inner Hessian and p the
+            approximation of H^-1 v; None without one. Below 1e-2 the Hessian hardly changes the result.
         terms: Terms of the series, or iterations.
         hessian_products: Hessian products that were computed.
-        stopped_early: Whether the method stopped early; see `Direction`.
+        stopped_early: Whether the method stopped early, because its series grew or the Hessian was not positive
+            definite.
         gamma: Step of the Neumann series; None for other methods.
         largest_curvature: Estimate that gamma was computed from; None if gamma was given.
         radius: Radius of the finite differences. After a calibration, pass it to the next calls.
@@ -178,6 +180,12 @@ def outer_gradients(
 ) -> tuple[float, Vector, Vector]:
     """Return this replica's outer loss, and its gradients with respect to theta and phi, averaged over replicas.
 
+    Args:
+        outer_losses: Functions whose sum is the outer loss.
+        theta: Inner parameters.
+        phi: Outer parameters; their gradient is 0 if the outer loss does not use them.
+        reduce: Averages a list of tensors over replicas.
+
     Raises:
         ValueError: The outer loss does not depend on theta.
         FloatingPointError: The gradient with respect to theta is infinite or NaN.
@@ -216,9 +224,9 @@ def loss_parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
 
 
 def repeated(losses: list[Loss], state: PassState) -> list[Loss]:
-    """Return losses that draw the same random numbers whenever they are called in order.
+    """Return the losses such that, called in order, they use the same dropout masks every time.
 
-    The first one restores `state` before it is computed.
+    The first one restores `state`, the state of the random generators, before it is computed.
     """
 
     def first() -> Tensor:

@@ -16,7 +16,7 @@ Loss = Callable[[], Tensor]
 
 
 class InnerProblem(NamedTuple):
-    """The inner loss, and the parameters that it is differentiated with respect to.
+    """The inner loss on a batch, with the inner and outer parameters by which it is differentiated.
 
     Args:
         losses: Functions whose sum is the inner loss. Called in this order, they draw the same random numbers every
@@ -55,7 +55,10 @@ def phi_gradient(problem: InnerProblem) -> Vector:
 
 @contextmanager
 def restored(theta: Sequence[Parameter]) -> Iterator[Vector]:
-    """Restore theta at the end of the block, also after an exception; yields a copy of this process's shards."""
+    """Restore theta's values at the end of the block, also after an exception; yields a copy of them.
+
+    Of sharded parameters, the copy holds this process's shards.
+    """
     backup = [local(parameter).clone() for parameter in theta]
     try:
         yield backup

@@ -143,12 +143,15 @@ def adam_preconditioned(
 ) -> Direction:
     """Return p = sum over m = 0..M of (I - P H)^m P v, with P the diagonal matrix of Adam's step sizes.
 
-    It is the Neumann series of the optimizer that trains theta; with P = gamma it is `neumann`.
+    The sum tends to H^-1 v. It is the Neumann series with the steps of the optimizer that trains theta; with P = gamma
+    it is `neumann`.
 
     Args:
+        v: Gradient of the outer loss with respect to theta.
+        hessian_product: Returns H times a vector.
         step_sizes: The diagonal of P, from `adam_step_sizes`.
         hessian_products: M, the number of Hessian products.
-        growth_limit: As for `neumann`.
+        growth_limit: The series stops before a term that is longer than this multiple of the first term.
     """
     return _series(lambda vector: product(step_sizes, vector), v, hessian_product, hessian_products, growth_limit)
 
@@ -211,7 +214,9 @@ def conjugate_gradient(
 
 
 def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
-    """Return P of Adam after its last step: lr / (sqrt(v_hat) + eps), and 0 where all gradients were 0.
+    """Return Adam's step size for every element of theta: lr / (sqrt(v_hat) + eps), or 0 if its gradients were 0.
+
+    v_hat is the mean of squared gradients after the optimizer's last step, with bias correction.
 
     Args:
         optimizer: ``torch.optim.Adam`` or ``AdamW``, after at least one step.
@@ -230,7 +235,7 @@ def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
 
 
 def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None]) -> Vector:
-    """Return D of Adam's last step: the derivative of its update with respect to its gradient.
+    """Return the derivative of Adam's last update with respect to its gradient, for every element of theta.
 
     SAMA's formula (arXiv 2310.05674) is lr [(1 - beta1) beta2 s - beta1 (1 - beta2) g m] / (sqrt(s) + eps)^3 with the
     moments m and s before the step. Here it is written with the moments after the step and with Adam's bias correction.
@@ -242,7 +247,7 @@ def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient:
         gradient: Theta's ``.grad`` at the last step, taken before it is zeroed.
 
     Raises:
-        ValueError: As `adam_step_sizes`.
+        ValueError: The optimizer lacks a parameter of theta, has no Adam moments, or uses amsgrad.
     """
     result = []
     for parameter, slope in dict(zip(theta, gradient, strict=True)).items():

@@ -59,14 +59,16 @@ def penalty(
     any ``.grad``, nor the random generators.
 
     Args:
-        inner_loss: Scalar inner loss, or a sequence of losses to sum, as for `hypergradient`.
-        outer_loss: Scalar outer loss, as for `hypergradient`. It is called at every step, with the same random draws.
+        inner_loss: Returns the scalar inner loss at the current theta and phi. It is called once for every inner pass,
+            each time with the same random draws.
+        outer_loss: Returns the scalar outer loss at theta. It is called at every step, with the same random draws.
+            Either loss may be a sequence of functions whose results are summed.
         theta: Inner parameters; they may be sharded by FSDP2.
         phi: Outer parameters, which must not be sharded.
         alpha: Weight of the penalty.
         rate: Step size of u and w. It must be below 2 / (largest eigenvalue of the inner Hessian).
         steps: Number of gradient steps of u, and of w.
-        reduce: Averages a list of tensors over replicas, as for `hypergradient`.
+        reduce: Averages a list of tensors over replicas, e.g. `average_over_replicas`; not used for sharded theta.
         buffers: Tensors that a forward pass overwrites; they are restored at the end.
 
     Raises:

@@ -69,7 +69,7 @@ def summed_gradients(
     Args:
         name: Name of the losses in error messages.
         losses: Functions that each return a scalar.
-        parameters: Parameters to differentiate with respect to, as for `gradients`.
+        parameters: Parameters to differentiate with respect to. The gradient is None for those that no loss uses.
     """
     total = 0.0
     sums: list[Tensor | None] = [None] * len(parameters)
