@@ -13,7 +13,7 @@ REMOVE = "remove the file, or name another output"
 
 
 def is_result(line: Any) -> bool:
-    """Return whether a line from a file is the answer to a question, or the reason why it has none."""
+    """Return whether a line of an ``AnswerFile`` has the fields of an answer, or of a reason why there is none."""
     return (
         isinstance(line, dict)
         and type(line.get("line")) is int
@@ -23,22 +23,23 @@ def is_result(line: Any) -> bool:
 
 
 class AnswerFile:
-    """Answers to the questions of a file, kept in ``<output>.part`` until all of them are there.
+    """Answers to a file of prompts, written to ``<output>.part`` until all are there; an interrupted command resumes.
 
     Args:
         path: Output file, which must not exist yet.
-        about: Model, settings and questions, which determine the answers. A ``.part`` with others is rejected.
+        settings: Everything that determines the answers, such as model, decoding and prompts, as plain values. They are
+            the first line of the ``.part``.
 
     Raises:
-        ValueError: There is a part with other settings.
+        ValueError: There is a ``.part`` with other settings, or it holds something else than answers.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self.results: dict[int, dict[str, Any]] = {}
         """The result of each question, by its line: its answer, or the reason why it has none."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        header = json.loads(json.dumps(dict(about)))
+        header = json.loads(json.dumps(dict(settings)))
         if self.part.exists():
             self._resume(header)
         with naming(self.part):
@@ -72,17 +73,17 @@ class AnswerFile:
         self.results = {line["line"]: line for line in lines[1:]}
 
     def missing(self, questions: Sequence[Question]) -> list[Question]:
-        """Return the questions that have no result yet.
+        """Return the questions that have neither an answer nor a reason for none yet.
 
         Raises:
-            ValueError: There is a result of another line.
+            ValueError: The ``.part`` has an answer to a line that is none of the questions.
         """
         if others := sorted(set(self.results) - {question.line for question in questions}):
             raise ValueError(f"{self.part} has an answer to line {others[0]}, which is no question; {REMOVE}")
         return [question for question in questions if question.line not in self.results]
 
     def add(self, question: Question, result: Mapping[str, Any]) -> None:
-        """Append the result of a question: ``{"answer": text}``, or ``{"skipped": reason}``."""
+        """Append the answer to a question to the ``.part``: `result` is {"answer": text} or {"skipped": reason}."""
         line = {"line": question.line, **({} if question.id is None else {"id": question.id}), **result}
         self.results[question.line] = line
         self._write(line)

@@ -18,7 +18,7 @@ from .prompt_file import Messages, turns_from
 
 @dataclass(frozen=True)
 class AnsweringModel:
-    """A language model that answers conversations.
+    """A language model with its tokenizer and prompt format, which generates answers to prompts and conversations.
 
     Args:
         model: Causal or encoder-decoder model, in evaluation mode.
@@ -37,7 +37,7 @@ class AnsweringModel:
 
     @property
     def room(self) -> int:
-        """Largest number of tokens of a prompt; 0 or less if an answer leaves no room."""
+        """Largest number of tokens of a prompt; 0 or less if the model's positions are all needed for the answer."""
         config, pair = self.model.config, bool(self.model.config.is_encoder_decoder)
         positions = getattr(config, "max_position_embeddings", None) or 2**20
         return positions if pair else positions - self.max_new_tokens - virtual_tokens(self.model)
@@ -55,7 +55,10 @@ class AnsweringModel:
         return "\n".join([*before, messages[-1]["content"]])
 
     def prompt(self, messages: Messages) -> tuple[list[int], str]:
-        """Return the token ids of a conversation's prompt, and why it cannot be answered ("" if it can)."""
+        """Return the token ids of a conversation's prompt, and the reason why the model cannot answer it, or "".
+
+        A reason is, for example, that the prompt is longer than `room`.
+        """
         turns = sum(message["role"] != "system" for message in messages)
         if not self.chat and turns > 1:
             return [], "the model has no chat template, and would read the last of several messages alone"
@@ -73,7 +76,14 @@ class AnsweringModel:
     def answers(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, seeds: Sequence[int], budget: int
     ) -> Iterator[tuple[int, list[str]]]:
-        """Yield (index of the prompt, its ``decoding.samples`` answers), batch by batch."""
+        """Yield (index of the prompt, its answers), as prompts end.
+
+        Args:
+            prompts: Token ids of each prompt.
+            decoding: How answers are generated; ``decoding.samples`` for each prompt.
+            seeds: Seed of each prompt.
+            budget: Largest number of tokens in a batch, over all sequences and with their answers.
+        """
         generated = generate(
             self.model,
             self.tokenizer,

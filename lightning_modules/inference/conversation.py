@@ -11,7 +11,7 @@ from .prompt_file import Messages
 
 
 class Candidate(NamedTuple):
-    """A candidate answer and its score by a scorer."""
+    """One of several answers to a message, and its score by a scorer of responses; higher is better."""
 
     text: str
     score: float
@@ -19,7 +19,7 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Conversation:
-    """A conversation with a model.
+    """The messages exchanged with a model; `reply` and `best_of` answer the next one and add both to them.
 
     Args:
         answering: The model.
@@ -38,9 +38,10 @@ class Conversation:
     dropped: int = 0
 
     def reply(self, text: str, write: Callable[[str], None]) -> str:
-        """Return the answer to a message, and write it while it is generated; both are added to the conversation.
+        """Generate the answer to a user's message, and pass its text to `write` while it is generated.
 
-        An interrupt ends the answer, and the text so far is kept.
+        Message and answer are added to the conversation. An interrupt (Ctrl-C) ends the answer, and the text so far is
+        kept.
 
         Raises:
             ValueError: The message alone is too long; the conversation does not change.
@@ -60,7 +61,9 @@ class Conversation:
         return answer
 
     def best_of(self, text: str, scorer: CrossEncoder) -> list[Candidate]:
-        """Return distinct candidate answers to a message, best first; the best is added to the conversation.
+        """Generate several answers to a user's message, and return the distinct ones with their scores, best first.
+
+        The message and the best answer are added to the conversation.
 
         Raises:
             ValueError: The message alone is too long.

@@ -16,7 +16,7 @@ def answering_model(
     dtype: str = "float32",
     device: str | None = None,
 ) -> AnsweringModel:
-    """Return a loaded model that answers prompts.
+    """Load a language model and its tokenizer, and return them with the settings of their answers.
 
     Args:
         folder: Hub name, or folder of a model or a prefix.
@@ -45,7 +45,7 @@ def answering_model(
 
 
 def decoding_of(temperature: float, top_p: float = 1.0, samples: int = 1) -> Decoding:
-    """Return greedy decoding for a temperature of 0, else sampling.
+    """Return sampling at a temperature, or greedy decoding of one answer for a temperature of 0.
 
     >>> decoding_of(0).sampling, decoding_of(0.7, samples=4).samples
     (False, 4)

@@ -15,7 +15,9 @@ CONFIGURATIONS = ("config.json", "adapter_config.json")
 
 @contextmanager
 def model_folder(source: str) -> Iterator[str]:
-    """Yield the folder or hub name to load for a source; a checkpoint is exported into a temporary folder.
+    """Yield a folder or hub name that transformers can load, for whatever a user has named as the model.
+
+    A checkpoint is exported into a temporary folder, which is removed at the end of the block.
 
     Args:
         source: Hub name, folder of a model or a prefix, folder of a run, or a checkpoint.
@@ -39,10 +41,10 @@ def model_folder(source: str) -> Iterator[str]:
 
 
 def folder_of_run(path: Path) -> Path:
-    """Return the model in a run's folder.
+    """Return the path of the newest model in a run's folder: an export of transformers, or a checkpoint.
 
-    It is the folder itself if it holds a model, else the newest export below it, or the checkpoint with the most steps
-    where there is no export or training has gone on after it.
+    It is the folder itself if it holds a model, else the newest export below it. Without an export, or if a checkpoint
+    is newer than it, it is the checkpoint with the most steps.
 
     Raises:
         ValueError: There is none.

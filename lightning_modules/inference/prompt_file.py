@@ -39,7 +39,7 @@ Messages = list[dict[str, str]]
 
 
 class Question(NamedTuple):
-    """A line of the file: a prompt or a conversation to answer.
+    """A prompt or a conversation to answer, as a line of a user's file has it.
 
     Args:
         line: Number of the line, from 1; in a table, of the row.
@@ -67,15 +67,15 @@ def turns_from(messages: Messages) -> list[Turn]:
 
 
 def read_questions_file(path: Path, system: str | None = None) -> list[Question]:
-    """Return the questions of a file.
+    """Return the prompts and conversations in a user's file, one for each line or row.
 
     Args:
-        path: JSON lines, a table, or the folder of a saved dataset's split, with the fields of one of the forms above,
-            and optionally ``id``. Empty lines are left out.
+        path: JSON lines, a table, or the folder of a saved dataset's split. A line has the fields prompt; instruction,
+            with or without input; input; messages; or conversations; and optionally ``id``. Empty lines are left out.
         system: System message for conversations that have none; None for none.
 
     Raises:
-        ValueError: Lines are none of this; names the first of them and counts all.
+        ValueError: Lines have other fields; names the first such line and counts all.
     """
     if not path.exists():
         raise ValueError(f"no file {path}, which should hold the prompts")

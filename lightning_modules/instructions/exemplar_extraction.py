@@ -10,15 +10,17 @@ from ...datamodules.bilevel.exemplars import InstructionInputs
 
 
 def choose_in_turn(scores_BN: Tensor, inputs: InstructionInputs, number: int) -> tuple[Tensor, Tensor]:
-    """The exemplars with the highest scores, one after another, each of another text than those before it.
+    """Choose up to K exemplars with the highest scores and different texts for each instance.
 
     Args:
-        scores_BN: Scores of the exemplars, of which the first of the highest ones is chosen.
-        inputs: The exemplars; one without tokens is missing. No more are chosen than `places`.
+        scores_BN: Scores of the exemplars. Of equal scores the first is chosen.
+        inputs: The exemplars; one without tokens is missing. ``inputs.places`` has the largest number for each
+            instance.
         number: Exemplars to choose, K.
 
     Returns:
-        int64 [B, K], their indices, -1 where none is left; and bool [B, K, N], those that each was chosen among.
+        int64 [B, K], indices of the chosen exemplars by descending score, -1 where none is left; and bool [B, K, N],
+        the exemplars that were left at each choice.
     """
     ids_BNC, mask_BNC = require_exemplars(inputs)
     rows_B = torch.arange(len(scores_BN), device=scores_BN.device)
@@ -37,12 +39,13 @@ def choose_in_turn(scores_BN: Tensor, inputs: InstructionInputs, number: int) ->
 
 
 def choice_weights(scores_BN: Tensor, open_BKN: Tensor, *, soft: bool) -> Tensor:
-    """Weights [B, K, N] of the exemplars in each choice; 0 where none is left.
+    """Return the differentiable weights [B, K, N] with which each of K choices mixes the exemplars' embeddings.
 
     Args:
         scores_BN: Scores of the exemplars.
-        open_BKN: The exemplars that each choice is among.
-        soft: Whether the weights are the softmax of the scores instead of the choice, ``straight_through``.
+        open_BKN: Bool, the exemplars that are left at each choice; with none left, the weights are 0.
+        soft: Whether the weights are the softmax of the scores. If not, they are 1 for the highest score and 0 for the
+            others, with the gradient of the softmax.
     """
     lowest = torch.finfo(scores_BN.dtype).min
     scores_BKN = scores_BN.unsqueeze(1).masked_fill(~open_BKN, lowest)
@@ -51,13 +54,23 @@ def choice_weights(scores_BN: Tensor, open_BKN: Tensor, *, soft: bool) -> Tensor
 
 
 def chosen_of(values_BNC: Tensor, chosen_BK: Tensor) -> Tensor:
-    """The values [B, K, C] of the chosen exemplars; those of the first exemplar for -1."""
+    """Return the values [B, K, C] of the chosen exemplars, from the values [B, N, C] of all of them.
+
+    >>> chosen_of(torch.tensor([[[5], [6], [7]]]), torch.tensor([[2, -1]])).tolist()
+    [[[7], [5]]]
+
+    Args:
+        values_BNC: Values of the exemplars, such as token ids.
+        chosen_BK: Indices of the chosen ones; -1, for none, gets the values of the first exemplar.
+    """
     rows_B1 = torch.arange(len(chosen_BK), device=chosen_BK.device).unsqueeze(1)
     return values_BNC[rows_B1, chosen_BK.clamp(min=0)]
 
 
 def straight_through(scores_BN: Tensor) -> Tensor:
-    """The argmax of the last dimension as a one-hot vector, with the gradient of the softmax; without noise.
+    """Return the argmax of the last dimension as a one-hot vector, with the gradient of the softmax.
+
+    It is the straight-through estimator, without Gumbel noise.
 
     >>> straight_through(torch.tensor([[0.0, 2.0, 1.0]])).round(decimals=3)
     tensor([[0., 1., 0.]])
@@ -68,7 +81,7 @@ def straight_through(scores_BN: Tensor) -> Tensor:
 
 
 def require_exemplars(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, C] of the exemplars, and their mask.
+    """Return token ids and mask, int64 [B, N, C] each, of the N exemplars of each instance in a batch.
 
     Raises:
         ValueError: The batch has no exemplars.

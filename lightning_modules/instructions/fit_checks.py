@@ -14,7 +14,7 @@ from .outer_settings import CurvatureName
 
 
 def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:
-    """Reject a datamodule whose preset, periods or instruction sizes differ from the module's.
+    """Reject a datamodule whose preset, inner steps or instruction sizes differ from the module's.
 
     Raises:
         ValueError: The argument that differs, or a learnable instruction without outer tasks.

@@ -19,7 +19,7 @@ from .learnable_instructions import (
 
 
 class NoInstruction(LearnableInstruction):
-    """An instruction without tokens."""
+    """An instruction of no tokens, for models that read human-written definitions alone."""
 
     def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
         no_ids_B0 = inputs.pair_ids[:, :0]
@@ -27,11 +27,14 @@ class NoInstruction(LearnableInstruction):
 
 
 class FirstExemplar(LearnableInstruction):
-    """The first exemplars of the batch's exemplars: random ones, or a blank if the datamodule's exemplars are blank.
+    """An instruction without parameters: the first K exemplars that the datamodule has drawn for each instance.
+
+    The datamodule draws random exemplars, or a blank.
 
     Args:
-        number: Number of exemplars, K; see ``Extractor``.
-        attend_padding: Whether padding behind an exemplar is attended; see ``Extractor``.
+        number: Number of exemplars, K.
+        attend_padding: Whether padding behind an exemplar is attended, as in the released program. If not, it is masked
+            and moved before the exemplar.
     """
 
     def __init__(self, *, number: int = 1, attend_padding: bool = False) -> None:

@@ -41,7 +41,7 @@ def run_as_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
 
 
 def instructed_loss(model: PreTrainedModel, instruction: Instruction, rows: CausalBatch | Seq2SeqBatch) -> LossSum:
-    """Return the sum of the cross entropies of the rows' targets, with ``[I_phi; text]`` as the model's input.
+    """Return the sum of the cross entropies of the rows' targets, with an instruction before the text of each row.
 
     Args:
         model: A causal or encoder-decoder language model of transformers. Call a sharded one through `run_as_forward`.
@@ -112,7 +112,7 @@ def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
 
 
 def model_functions(model: PreTrainedModel) -> ModelFunctions:
-    """Return the functions of the model that learnable instructions may call.
+    """Return what a learnable instruction may call of a language model: its embedding table and its forward.
 
     In an encoder-decoder model the hidden states are the encoder's.
     """

@@ -107,7 +107,7 @@ class DirectEmbedder(LearnableInstruction):
 
 
 class InstanceEmbedder(LearnableInstruction):
-    """A linear function, without bias, from the vector of an instance's text to its instruction.
+    """Computes an instruction from each instance's text: a linear function, without bias, of the text's vector.
 
     Args:
         texts: Turns z, the text of the instance, into a vector of width W.
@@ -148,12 +148,13 @@ class Extractor(LearnableInstruction):
         """Return the scores [B, N] of the exemplars: the logits of the softmax."""
 
     def share_of_last(self, inputs: InstructionInputs, model: ModelFunctions) -> float:
-        """Return the share of the instances whose chosen exemplar is the last one."""
+        """Return the share of the instances whose first choice is the last exemplar, a number in [0, 1] to log."""
         scores_BN = self.scores(inputs, model)
-        return (scores_BN.argmax(dim=1) == scores_BN.shape[1] - 1).float().mean().item()
+        first_B = choose_in_turn(scores_BN, inputs, 1)[0][:, 0]
+        return (first_B == scores_BN.shape[1] - 1).float().mean().item()
 
     def mean_number(self, inputs: InstructionInputs, model: ModelFunctions) -> float:
-        """Mean number of exemplars that are chosen: fewer than `number` where they do not fit or are missing."""
+        """Return the mean number of chosen exemplars: below `number` where they do not fit or are missing."""
         chosen_BK, _ = choose_in_turn(self.scores(inputs, model), inputs, self.number)
         return (chosen_BK >= 0).sum(dim=1).double().mean().item()
 
@@ -169,14 +170,18 @@ class Extractor(LearnableInstruction):
 
 
 class DirectExtractor(Extractor):
-    """A table of logits with one row per task, initialized to 1, so that the first exemplar is chosen at first.
+    """Chooses exemplars for each task by a learned table of logits, one row per task and one column per exemplar.
+
+    The logits are initialized to 1, so that the first exemplar is chosen at first.
 
     Args:
         tasks: Number of inner tasks.
         exemplars: Number of exemplars of each task, N.
-        number: Number of exemplars that are chosen; see ``Extractor``.
-        soft: Whether to return the weighted mean of all exemplars instead of one; see ``Extractor``.
-        attend_padding: Whether padding behind the chosen exemplar is attended; see ``Extractor``.
+        number: Number of exemplars that are chosen, K.
+        soft: Return the mean of the exemplars' embeddings, weighted by the softmax of the logits, instead of one
+            exemplar's.
+        attend_padding: Whether padding behind a chosen exemplar is attended. If not, it is masked and moved before the
+            exemplar.
     """
 
     task_parameters = ("logits",)
@@ -191,18 +196,20 @@ class DirectExtractor(Extractor):
         return self.logits[inputs.tasks, 0]
 
     def share_of_last(self, inputs: InstructionInputs, model: ModelFunctions) -> float:
-        """Return the share of all tasks whose chosen exemplar is the last one."""
+        """Return the share of all inner tasks whose highest logit is the last exemplar's, a number in [0, 1] to log."""
         return (self.logits.argmax(dim=2) == self.logits.shape[2] - 1).float().mean().item()
 
 
 class InstanceExtractor(Extractor):
-    """Scores each exemplar by a bilinear form of its vector and the instance's; both vectors come from the same V.
+    """Chooses exemplars for each instance, by a learned bilinear form of the exemplar's vector and the instance's.
 
     Args:
-        texts: Turns exemplars and z into vectors of width W.
-        number: Number of exemplars that are chosen; see ``Extractor``.
-        soft: Whether to return the weighted mean of all exemplars instead of one; see ``Extractor``.
-        attend_padding: Whether padding behind the chosen exemplar is attended; see ``Extractor``.
+        texts: Turns exemplars, and the text of an instance, into vectors of width W.
+        number: Number of exemplars that are chosen, K.
+        soft: Return the mean of the exemplars' embeddings, weighted by the softmax of the scores, instead of one
+            exemplar's.
+        attend_padding: Whether padding behind a chosen exemplar is attended. If not, it is masked and moved before the
+            exemplar.
     """
 
     def __init__(
@@ -229,7 +236,7 @@ class TextRepresentation(nn.Module, ABC):
 
 
 class MeanEmbedding(TextRepresentation):
-    """The mean of the tokens' rows in a table V, which is separate from the language model's embeddings.
+    """Represents a text by the mean of its tokens' rows in a learned table V, which is not the model's own table.
 
     Args:
         vocabulary: Number of rows of V, which are initialized from N(0, 1).
@@ -246,10 +253,10 @@ class MeanEmbedding(TextRepresentation):
 
 
 class ModelStates(TextRepresentation):
-    """The mean of the language model's last hidden states (arXiv 2306.10098, footnote 1, which found it unstable).
+    """Represents a text by the mean of the language model's last hidden states.
 
-    It has no parameters and depends on theta: an extractor may choose different exemplars at the two points of a finite
-    difference.
+    The paper found it unstable (arXiv 2306.10098, footnote 1). It has no parameters and depends on the model's: an
+    extractor may choose different exemplars at the two points of a finite difference.
 
     Args:
         width: Width of the model's hidden states.
@@ -284,7 +291,14 @@ def align_right(states_BCD: Tensor, mask_BC: Tensor) -> tuple[Tensor, Tensor]:
 def exemplar_instruction(
     embedded_BKCD: Tensor, mask_BKC: Tensor, chosen_BK: Tensor, *, attend_padding: bool
 ) -> Instruction:
-    """Return the instructions of chosen exemplars; padding is attended, or masked and moved to the beginning."""
+    """Return instructions that consist of the embeddings of K chosen exemplars, one behind the other.
+
+    Args:
+        embedded_BKCD: Embeddings of the chosen exemplars.
+        mask_BKC: 0 at their padding.
+        chosen_BK: Their indices, -1 where there is none.
+        attend_padding: Whether padding is attended. If not, it is masked and moved to the instruction's beginning.
+    """
     embedded_BID, mask_BI = embedded_BKCD.flatten(1, 2), mask_BKC.flatten(1, 2)
     if attend_padding:
         return fully_attended(embedded_BID)._replace(chosen=chosen_BK)
@@ -292,7 +306,13 @@ def exemplar_instruction(
 
 
 def behind_head(instruction: Instruction, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
-    """Return the instruction behind the tokens that precede demonstrations, if there are any."""
+    """Return an instruction with the tokens before its demonstrations (bos and the definition) in front.
+
+    Args:
+        instruction: Embeddings of the chosen demonstrations.
+        inputs: Inputs of the batch, with these tokens; without them, the instruction is returned unchanged.
+        model: Functions of the language model, which embed the tokens.
+    """
     if inputs.head_ids is None or inputs.head_mask is None:
         return instruction
     head_BHD = model.embed(inputs.head_ids).to(instruction.embeddings.dtype)

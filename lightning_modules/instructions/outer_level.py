@@ -20,7 +20,10 @@ from .outer_settings import CURVATURES, OuterMethod, OuterSettings
 
 
 class OuterLevel:
-    """Phi with its optimizer, schedule and step counter, and the radius and gamma of the last calibration.
+    """Trains the parameters of a learnable instruction (phi): hypergradient, optimizer, schedule and step counter.
+
+    It also keeps the radius of finite differences and the step gamma of Neumann's series that the last calibration
+    found.
 
     Args:
         phi: Outer parameters: those of the learnable instruction.
@@ -52,18 +55,24 @@ class OuterLevel:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the current outer step searches for radius and gamma."""
+        """Whether the current outer step first searches for the radius of finite differences and for gamma auto."""
         return _due(self.steps, self.settings.calibrate_every)
 
     @property
     def measures_noise(self) -> bool:
-        """Whether the current outer step compares the hypergradients of half outer batches."""
+        """Whether the current outer step logs the cosine between the hypergradients of two half outer batches."""
         return _due(self.steps, self.settings.noise_every)
 
     def current_method(
         self, optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None] = ()
     ) -> Method:
-        """Return the method for the current outer step; `gradient` is theta's gradient at its last step."""
+        """Return the approximation of the inverse Hessian for the current outer step.
+
+        Args:
+            optimizer: Optimizer of theta, the language model's parameters; some methods read its moments.
+            theta: Parameters of the optimizer.
+            gradient: Theta's gradient at its last step, for sama.
+        """
         return self.method.bound(
             gamma=None if self.calibrates else self.gamma,
             uses_curvature=self.uses_curvature or self.calibrates,
@@ -82,7 +91,16 @@ class OuterLevel:
         *,
         calibrate: bool = False,
     ) -> Hypergradient:
-        """Return the gradient of the sum of the outer losses with respect to phi, averaged over replicas."""
+        """Return the gradient of the sum of the outer losses with respect to phi, averaged over replicas.
+
+        Args:
+            method: Approximation of the inverse Hessian, from ``current_method``.
+            inner_losses: Functions whose sum is the inner loss.
+            outer_losses: Functions whose sum is the outer loss.
+            theta: Parameters of the language model.
+            reduce: Averages a list of tensors over replicas.
+            calibrate: Whether to search for the radius of finite differences first.
+        """
         if self.settings.gradient is not None:
             whole = imported(self.settings.gradient, "outer.gradient")
             result: Hypergradient = whole(
@@ -103,7 +121,10 @@ class OuterLevel:
         )
 
     def step(self, result: Hypergradient, *, share: float = 1.0) -> None:
-        """Take an outer step with the hypergradient times `share`; keep radius and gamma for the next steps."""
+        """Take a step of phi's optimizer and schedule along a hypergradient times `share`, a factor for clipping.
+
+        Radius and gamma of the hypergradient are kept for the next steps.
+        """
         if self.calibrates:
             change = self.method.changed_by(result.diagnostics.curvature_ratio)
             self.uses_curvature = change >= self.settings.negligible

@@ -18,7 +18,7 @@ UNRELIABLE = 0.5
 
 
 def outer_numbers(diagnostics: Diagnostics) -> dict[str, float]:
-    """Return the diagnostics to log, by metric name; what a step did not measure is left out."""
+    """Return the numbers of a hypergradient to log, by metric name; those that were not measured are left out."""
     numbers = {
         "train/outer_gradient_norm": diagnostics.outer_gradient_norm,
         "train/hypergradient_norm": diagnostics.hypergradient_norm,

@@ -104,21 +104,31 @@ class OuterSettings:
                 raise ValueError(f"outer.{name} must be a number of phi's steps, or 0 for never, got {value}")
 
     def overrides(self) -> dict[str, Any]:
-        """Return the settings that replace choices of the preset, None for the others; gamma auto replaces none."""
+        """Return the values that replace choices of the preset, by the choices' names; None keeps a choice.
+
+        For gamma "auto" the value is None, since "auto" is no choice of a preset.
+        """
         gamma = None if self.gamma == "auto" else self.gamma
         series = {"hessian_products": self.hessian_products, "gamma": gamma, "rng": self.rng}
         return {**series, "outer_step": self.when, "outer_horizon": self.horizon}
 
 
 def without_curvature(v: Vector, hessian_product: HessianProduct, *, gamma: float, hessian_products: int) -> Direction:
-    """Return the Neumann series without the Hessian, (M + 1) gamma v, for a Hessian that is negligible."""
+    """Return (M + 1) gamma v, the Neumann series for a Hessian that is negligibly small.
+
+    Args:
+        v: Gradient of the outer loss with respect to theta.
+        hessian_product: Not called; all methods have the same signature.
+        gamma: Step of the series.
+        hessian_products: M, the number of Hessian products that the series would have.
+    """
     direction = identity(v, hessian_product, scale=gamma * (hessian_products + 1))
     return direction._replace(gamma=gamma, terms=hessian_products + 1)
 
 
 @dataclass(frozen=True)
 class OuterMethod:
-    """An approximation of the inverse Hessian with its settings, from `outer_method`.
+    """Name and settings of the method that approximates the inverse Hessian of the inner loss.
 
     Args:
         name: Name of a function in inverse_hessian.py, or an import path.
@@ -145,7 +155,7 @@ class OuterMethod:
         theta: Sequence[Parameter] = (),
         gradient: Sequence[Tensor | None] = (),
     ) -> Method:
-        """Return the method with its keywords bound, as `hypergradient` takes it.
+        """Return the method as a function of (v, hessian_product), with its other arguments bound.
 
         Args:
             gamma: The last estimate if gamma is "auto"; None to estimate it now.
@@ -230,7 +240,7 @@ class OuterMethod:
 
 
 def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int, compiled: bool) -> OuterMethod:
-    """Return the method that the settings and the preset's choices select.
+    """Return the method for the inverse Hessian that a user's settings and the preset's choices select.
 
     Args:
         settings: The user's settings.

@@ -74,7 +74,11 @@ def chosen_exemplars(
 
 
 def first_of_texts(order: Sequence[int], exemplars: Sequence[TaskExemplar]) -> list[int]:
-    """The places of an order that are there, each of another text than those before it."""
+    """Return indices of exemplars in the given order, without those that do not exist or repeat an earlier text.
+
+    >>> first_of_texts([3, 1, 0, 2], [TaskExemplar("a", "x"), TaskExemplar("b", "y"), TaskExemplar("c", "y")])
+    [1, 0]
+    """
     texts: dict[str, int] = {}
     for place in order:
         if place < len(exemplars):
@@ -83,7 +87,13 @@ def first_of_texts(order: Sequence[int], exemplars: Sequence[TaskExemplar]) -> l
 
 
 def write_instructions(folder: Path, description: Description, values: Mapping[str, Tensor]) -> None:
-    """Write learned instructions into a folder, which is created."""
+    """Write learned instructions into a folder, which is created: a safetensors file and a JSON file.
+
+    Args:
+        folder: Output folder.
+        description: Kind, sizes and tasks of the instructions, as plain values.
+        values: Their parameters and buffers, by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / VALUES)
     write_whole(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False))
@@ -134,7 +144,9 @@ def _is_choice(one: Any) -> bool:
 def apply_stored(
     instruction: LearnableInstruction, stored: StoredInstructions, kind: str, tasks: Sequence[str]
 ) -> list[str]:
-    """Set parameters and buffers to stored values; return the tasks without stored values, which do not change.
+    """Set an instruction's parameters and buffers to stored values; return the tasks that have no stored values.
+
+    Rows of such tasks do not change.
 
     Args:
         instruction: The instruction to set.
@@ -182,7 +194,7 @@ def apply_stored(
 def require_same_exemplars(
     stored: StoredInstructions, tasks: Sequence[str], exemplars: Sequence[Sequence[TaskExemplar]]
 ) -> None:
-    """Reject stored choices among other exemplars than those of this run.
+    """Reject stored instructions that choose exemplars by index, if this run has other texts at these indices.
 
     Raises:
         ValueError: With the tasks whose chosen exemplar has another text here.

@@ -167,6 +167,17 @@ def test_the_share_that_chooses_the_last_exemplar() -> None:
     assert extractor.share_of_last(inputs(), text_functions()) == pytest.approx(2 / TASKS)
 
 
+def test_a_missing_exemplar_is_not_counted_as_the_last_choice() -> None:
+    given, extractor = inputs(), InstanceExtractor(MeanEmbedding(VOCABULARY, 6))
+    assert given.exemplar_mask is not None
+    given.exemplar_mask[0, -1] = 0  # its vector and its score are 0
+    with torch.no_grad():
+        extractor.texts.table.weight.copy_(torch.ones(VOCABULARY, 6))  # type: ignore[union-attr]
+        extractor.match.weight.copy_(-torch.eye(6)[None])  # all other scores are -6
+    assert extractor.scores(given, text_functions())[0].tolist() == [-6.0, -6.0, -6.0, 0.0]
+    assert extractor.share_of_last(given, text_functions()) == 0.0
+
+
 def test_an_extractor_without_exemplars_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="set the datamodule's exemplars"):
         DirectExtractor(TASKS, EXEMPLARS)(inputs()._replace(exemplar_ids=None), text_functions())
