@@ -21,7 +21,7 @@ PENALTY = "crosstask.lightning_modules.hypergradients.penalty"
 
 
 class OuterPasses(NamedTuple):
-    """Passes and vectors of one hypergradient.
+    """Numbers of passes through the model, and of vectors in memory, that computing one hypergradient takes.
 
     Args:
         method: Name of the method.
@@ -39,7 +39,7 @@ class OuterPasses(NamedTuple):
 
 
 class OuterPlan(NamedTuple):
-    """Costs of the outer steps.
+    """Size and cost of an outer step of instruction optimization, which updates the learnable instruction (phi).
 
     Args:
         passes: Passes and vectors of the hypergradient.
@@ -57,7 +57,11 @@ class OuterPlan(NamedTuple):
 
 
 def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
-    """Return the passes and vectors of a method, between two calibrations.
+    """Return the passes and vectors in memory of one hypergradient, at outer steps that search for no radius.
+
+    Args:
+        outer: Settings of the hypergradient.
+        chosen: The preset's choices, with the settings that override them.
 
     Raises:
         ValueError: The method is a user's own, or the curvature is exact, whose graphs cannot be estimated.
@@ -82,7 +86,12 @@ def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
 
 
 def bilevel_shape(data: Mapping[str, Any], layout: Layout, targets: float) -> StepShape:
-    """Return the inner batch of a device, with one instance per row.
+    """Return the size of a device's batch in an inner step, which has one instance per row.
+
+    Args:
+        data: Arguments of the datamodule.
+        layout: How the model is divided over devices.
+        targets: Share of a row's tokens that are targets, in [0, 1].
 
     Raises:
         ValueError: The module rejects the layout, or the rows cannot be divided.
@@ -106,7 +115,7 @@ def outer_plan(
     whole: PreTrainedModel,
     counts: Callable[[int], Mapping[str, int]],
 ) -> OuterPlan:
-    """Return the costs of the outer steps for a configuration.
+    """Return size and cost of the outer steps that a configuration describes.
 
     Args:
         arguments: Arguments of the module.
@@ -156,9 +165,13 @@ def pass_rows(outer: OuterSettings, plan: OuterPlan, *, inner: int, replicas: in
 
 
 def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedConfig) -> int:
-    """Return the number of parameters in phi, for ``MOST_TASKS`` tasks.
+    """Return the number of parameters of a learnable instruction, for 757 tasks where each task has its own.
 
     It is 0 for instructions that are not learned, and for a user's own class.
+
+    Args:
+        instruction: The module's argument `instruction`, by field.
+        config: Configuration of the language model.
     """
     length, exemplars = instruction["length"], instruction["exemplars"]
     representation = instruction["representation"]
@@ -173,7 +186,10 @@ def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedCon
 
 
 def outer_phases(phases: Phases, vectors: int) -> Phases:
-    """Return the phases of an outer step: those of an inner step, with `vectors` vectors in place of the gradients."""
+    """Return the peak memory of an outer step in each phase, from that of an inner step.
+
+    In place of the gradients there are `vectors` vectors of their size, and the model's optimizer takes no step.
+    """
     gradients = max(memory.gradients for memory in phases.values())
     passes = {phase: memory for phase, memory in phases.items() if phase.part != "step"}
     return {phase: memory._replace(gradients=vectors * gradients) for phase, memory in passes.items()}

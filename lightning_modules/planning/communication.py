@@ -60,7 +60,7 @@ def step_exchange(
     batches: int,
     recomputed: float,
 ) -> Exchange:
-    """Return the seconds of communication in an optimizer step.
+    """Estimate the seconds that a device communicates in an optimizer step, from bytes and bandwidths alone.
 
     Args:
         config: Configuration of the model.

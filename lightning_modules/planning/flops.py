@@ -36,7 +36,7 @@ CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
 
 
 class WeightFlops(NamedTuple):
-    """Floating-point operations in weights, of forward and backward pass together.
+    """Floating-point operations per token in a model's matrices, of forward and backward pass together.
 
     Args:
         token: Operations per input token of a decoder-only model or an encoder.
@@ -75,7 +75,7 @@ def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
 
 
 def weight_flops(model: PreTrainedModel) -> WeightFlops:
-    """Return operations per token in weights.
+    """Return the floating-point operations per token that a model's weights take, without attention scores.
 
     These are 2 per weight for the forward pass, 2 for the gradients of its inputs, and 2 for its own gradient if it is
     trained. Embedding lookups are free. Keys and values of cross-attention are computed once per encoder token.

@@ -13,7 +13,13 @@ SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": 
 
 
 def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool, master_weights: bool = False) -> Layout:
-    """Return the layout that the trainer's strategy gives a model.
+    """Return how a trainer's strategy divides a model over devices, and the trainer's precision.
+
+    Args:
+        trainer: Arguments of the trainer, by name, as a configuration has them.
+        devices: Number of all devices; None for what the arguments state.
+        fused: Whether the optimizer is fused, so that it needs no copy of the parameters.
+        master_weights: Whether the optimizer keeps float32 copies of weights in half precision.
 
     Raises:
         ValueError: The number of devices is not stated or cannot be divided, or no plan exists for the strategy or one

@@ -111,7 +111,11 @@ Finish = Callable[[PreTrainedModel], None]
 def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
     """Return the peak memory of one device over forward pass, backward pass and optimizer step.
 
-    Arguments are those of ``step_phases``.
+    Args:
+        build: Builds the model; called with the meta device as default. Its attention must be ``sdpa``.
+        finish: Adds dropout and checkpointing to the sharded model.
+        layout: How the model is divided over devices.
+        shape: Micro-batch of a device.
     """
     return most(step_phases(build, finish, layout, shape))
 
@@ -166,7 +170,15 @@ def require_divisible(layout: Layout) -> None:
 
 
 def head_memory(width: int, vocabulary: int, columns: int, layout: Layout, *, chunked: bool) -> int:
-    """Return the peak bytes of logits, softmax and their gradients for `columns` targets."""
+    """Return the peak bytes of logits, softmax and their gradients for `columns` targets.
+
+    Args:
+        width: Columns of the head's matrix, i.e. width of a hidden state.
+        vocabulary: Rows of the head's matrix.
+        columns: Number of targets.
+        layout: Layout of the model, for the type of the logits.
+        chunked: Whether the loss of many targets is computed in chunks of the vocabulary.
+    """
     dtype = compute_dtype(layout)
     with FakeTensorMode():
         table = nn.Parameter(torch.empty(vocabulary, width, dtype=dtype))
@@ -348,6 +360,7 @@ def _converted(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
 
 
 def compute_dtype(layout: Layout) -> torch.dtype:
+    """Return the type in which a model computes: that of its sharding, else that of the trainer's precision."""
     if layout.compute_dtype is not None:
         return layout.compute_dtype
     wide = {"32-true": torch.float32, "64-true": torch.float64}

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A part of a training step.
+    """A part of a training step: the forward or the backward pass of one block, or the optimizer's step.
 
     Args:
         part: "forward", "backward" or "step" (optimizer).
@@ -59,18 +59,18 @@ Measure = Callable[[Mapping[str, int]], Memory]
 
 
 def most(phases: Phases) -> Memory:
-    """Return the memory of the phase with the largest total."""
+    """Return the peak memory of a whole step: that of the phase with the largest total."""
     return max(phases.values(), key=lambda memory: memory.total)
 
 
 def deeper(few: Phases, more: Phases, *, further: float) -> Phases:
-    """Return the phases of a deep model, extrapolated linearly from those of two shallow models.
+    """Return the peak memory of a deep model in each phase, extrapolated linearly from two shallow models.
 
-    A deep model has further phases between those of `few`; each needs an amount between its neighbours'.
+    The deep model has further phases between those of `few`; each needs an amount between its neighbours'.
 
     Args:
-        few: Phases of the shallower model.
-        more: Phases of a model with a few more blocks.
+        few: Peak memory in each phase of the shallower model.
+        more: That of a model with a few more blocks.
         further: Additional blocks of the deep model over `few`, divided by those of `more` over `few`.
 
     >>> few = {Phase("forward"): Memory(4, 0, 8, 1, 0), Phase("forward", -1): Memory(4, 0, 8, 0, 2)}
@@ -105,7 +105,7 @@ class PhaseRecord:
             block.register_forward_hook(partial(self._watch, place))
 
     def update(self, snapshot: Mapping[Any, int]) -> None:
-        """Count the bytes by kind that are allocated now."""
+        """Record the bytes by kind that are allocated now, if their total is the phase's largest so far."""
         memory = self.measure({kind.value if isinstance(kind, Enum) else kind: size for kind, size in snapshot.items()})
         if self.now not in self.held or memory.total > self.held[self.now].total:
             self.held[self.now] = memory
@@ -124,7 +124,7 @@ class PhaseRecord:
 
 
 class PhaseTracker(MemTracker):
-    """A memory tracker that reports every change to a record, instead of keeping torch's peaks by module."""
+    """torch's memory tracker, which passes every change to a ``PhaseRecord`` instead of keeping peaks by module."""
 
     record: PhaseRecord | None = None
 
@@ -135,4 +135,4 @@ class PhaseTracker(MemTracker):
 
 
 class ShardedPhaseTracker(PhaseTracker, FSDPMemTracker):
-    """PhaseTracker for a model sharded by FSDP2."""
+    """torch's memory tracker for models sharded by FSDP2, which passes every change to a ``PhaseRecord``."""

@@ -51,7 +51,7 @@ class PlannedRun:
     rows: int
 
     def build(self, config: PreTrainedConfig, dtype: torch.dtype | None) -> PreTrainedModel:
-        """Return the model with its adapters; a dtype of None takes the run's parameter type."""
+        """Return the model with random weights and its adapters; a dtype of None takes the run's parameter type."""
         attention = padded_attention(language_model_class(config))
         dtype = dtype or self.network.torch_dtype
         model = build_model(config, weights=None, vocabulary=0, attention=attention, dtype=dtype)
@@ -65,7 +65,10 @@ class PlannedRun:
         recompute_blocks(model, recomputation)
 
     def counts(self, rows: int) -> dict[str, int]:
-        """Return the counts of a step with full rows; a row is one document, which is the upper bound of attention."""
+        """Return the token counts from which ``training_flops`` computes the cost of a number of full rows.
+
+        A row is counted as one document, which is the upper bound of attention.
+        """
         read, written = self.shape.columns, self.shape.target_columns or 0
         return {
             "tokens": rows * read,
@@ -78,7 +81,12 @@ class PlannedRun:
 
 
 def read_run(configuration: Mapping[str, Any], *, targets: float, devices: int | None = None) -> PlannedRun:
-    """Return the run of a parsed configuration; arguments are those of ``make_plan``.
+    """Return the settings of a parsed configuration that determine the memory and time of its training.
+
+    Args:
+        configuration: Arguments of trainer, data and model, by name.
+        targets: Share of a row's tokens that are targets, in [0, 1].
+        devices: Number of all devices; None for what the configuration states.
 
     Raises:
         ValueError: No plan exists for the module or its settings, or the rows of a step cannot be divided.
@@ -131,7 +139,13 @@ def _require_planned_adapters(arguments: Mapping[str, Any], layout: Layout) -> N
 
 
 def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
-    """Return the size of a device's micro-batch; `targets` is the share of tokens that are targets.
+    """Return the size of a device's micro-batch in instruction tuning.
+
+    Args:
+        rows: The datamodule's argument `rows`, by field.
+        trainer: Arguments of the trainer, by name.
+        layout: How the model is divided over devices.
+        targets: Share of a row's tokens that are targets, in [0, 1].
 
     Raises:
         ValueError: The rows of a step cannot be divided.

@@ -83,7 +83,7 @@ class ResourcePlan:
 
     @property
     def least(self) -> Recomputation | None:
-        """The recomputation with the fewest operations that fits on the device; None if none does."""
+        """The recomputed activations with the fewest operations that fit on the device; None if none does."""
         fitting = [choice for choice, memory in self.memories.items() if self._fits(memory)]
         return min(fitting, key=lambda choice: (recomputed_share(choice), choice is not False), default=None)
 
@@ -100,7 +100,7 @@ def make_plan(
     links: Links,
     devices: int | None = None,
 ) -> ResourcePlan:
-    """Return the plan of a parsed configuration.
+    """Estimate memory, time and communication of the training that a parsed configuration describes.
 
     Args:
         configuration: Arguments of trainer, data and model, by name.
@@ -192,7 +192,17 @@ def phases_of_depth(
     layout: Layout,
     shape: StepShape,
 ) -> Phases:
-    """Return the phases of a decoder, extrapolated from two shallow ones: each block adds the same amount."""
+    """Return the peak memory of one device in each phase of a step, for a model of any depth.
+
+    A deep decoder is extrapolated from models of 4 and 6 blocks, since each block adds the same amount.
+
+    Args:
+        config: Configuration of the model.
+        build: Builds a model of a configuration, with parameters of a type or, for None, the run's.
+        finish: Adds dropout and activation checkpointing to a built model.
+        layout: How the model is divided over devices.
+        shape: Micro-batch of a device.
+    """
 
     def measure(config: PreTrainedConfig) -> Phases:
         return step_phases(partial(build, config), finish, layout, shape)

@@ -44,7 +44,16 @@ def batch_requests(
     likelihood: bool,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a request for each prompt and each decoding.
+    """Yield the requests of a batch for OpenAI's API, one for each prompt and each decoding.
+
+    Args:
+        prompts: Rendered examples.
+        model: Name of the model at the API.
+        decodings: Decodings by name.
+        max_new_tokens: Largest number of tokens of a response.
+        stop: Texts that end a response.
+        likelihood: Whether the API returns the tokens' log-likelihoods.
+        seed: Seed of the sampled tokens.
 
     Raises:
         ValueError: The API has no such decoding.

@@ -196,9 +196,20 @@ def with_likelihoods(
     max_source: int | None = None,
     cut: Cut = "beginning",
 ) -> list[list[Sample]]:
-    """Return the samples of each source with their log-likelihoods; an empty text has none.
+    """Return sampled responses with their log-likelihoods under a language model; an empty response has none.
 
     Each distinct text is scored once. It is tokenized as training targets are, whatever tokens it was generated from.
+
+    Args:
+        model: A causal or encoder-decoder language model.
+        tokenizer: Tokenizer of the model.
+        sources: The prompts.
+        samples: The responses to each prompt.
+        bos: Whether a prompt begins with the bos token; None for the tokenizer's own behavior.
+        joint: Text between prompt and response of a decoder-only model.
+        end: Token id at the end of a response; None for the tokenizer's eos.
+        max_source: Largest number of tokens of a prompt; None for what the model's positions allow.
+        cut: Part of a longer prompt that is cut: "beginning", "middle" or "end".
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
     scores = score_options(
