@@ -4,6 +4,7 @@ jsonargparse tries every type that an argument may have, and reports the errors 
 thousands of characters around the one sentence about the error.
 """
 
+import ast
 from argparse import RawDescriptionHelpFormatter
 from contextvars import ContextVar
 from importlib import import_module
@@ -24,14 +25,31 @@ _LOAD = get_loader("yaml")
 
 
 def load_settings(text: str) -> Any:
-    """Return the value of a YAML text; reject several lines of plain text.
+    """Return the value of a YAML text, or of a text that Python wrote; reject several lines of plain text.
 
     An option that is a class or a path may name a YAML file with the class. jsonargparse reads any file of that name.
     To YAML, a table of data is one long text, which would be taken for the path.
 
+    jsonargparse reads the value of an option of a class inside a class, writes it with ``str``, and reads it again, so
+    that null comes as ``None``, and a mapping with Python's quotes.
+
     Raises:
         YAMLError: The text is not YAML, or is several lines of plain text.
+
+    >>> load_settings("null"), load_settings(str(None)), load_settings("{alpha: null}")
+    (None, None, {'alpha': None})
+    >>> load_settings(str({"alpha": None, "separator": "\\n"}))
+    {'alpha': None, 'separator': '\\n'}
     """
+    written = text.strip()
+    if written == "None" or written.startswith(("{", "[")):
+        try:
+            value = ast.literal_eval(written)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass  # YAML, or no value at all
+        else:
+            if str(value) == written:
+                return value
     value = _LOAD(text)
     if isinstance(value, str) and "\n" in text.strip():
         raise yaml.YAMLError(f"{len(text.splitlines())} lines of plain text")
