@@ -26,7 +26,13 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Open a file for writing, text in UTF-8 or bytes; it replaces an older one when the block ends without an error.
+    """Context manager that opens a file for writing and puts it in place when the block ends without an error.
+
+    An older file of the name stays until then.
+
+    Args:
+        path: The file.
+        mode: ``w`` for text in UTF-8, ``wb`` for bytes.
 
     Raises:
         OSError: It cannot be written; the error names the file.
@@ -46,7 +52,9 @@ def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside a path, which gets that path once it is complete, and is removed if it is not.
+    """Context manager for a folder that appears complete or not at all: it yields a hidden folder to be filled.
+
+    The hidden folder is renamed to `path` when the block ends, and removed after an error.
 
     Args:
         path: Where the folder is to appear; nothing is there, or an empty folder.
@@ -71,9 +79,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def partial_path(path: Path) -> Path:
-    """Return the hidden path beside a path at which this process writes it.
+    """Return a hidden path beside `path`, at which this process writes a file before it is renamed to `path`.
 
-    What killed processes of this machine have left half-written of the same path is deleted.
+    Half-written files of the same path, which killed processes of this machine have left, are deleted.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         owner = left.name.removesuffix(".part").rpartition(".")[2]
@@ -116,7 +124,7 @@ def _machine() -> str:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the name of a file to system errors raised in the block, which libraries hide when the disk is full.
+    """Context manager that adds a file's name to system errors in the block, since libraries omit it on a full disk.
 
     Raises:
         OSError: The system's error, with the name of the file.
@@ -131,7 +139,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return the system's error that led to an error; None if there is none.
+    """Return the OSError, such as a full disk, behind an error of a library; None if there is none.
 
     torch raises a RuntimeError while it handles the system's error; safetensors, tokenizers and torch's distributed
     checkpoints only quote it. For a ValueError with a cause, None is returned: it already explains its cause.

@@ -36,7 +36,7 @@ from .tracked_files import all_gone
 
 
 class BenchmarkDataModule(ResumableStream):
-    """Base class of datamodules: training batches and evaluation stages of one benchmark.
+    """Base class of this package's datamodules, which read training, validation and test batches from one benchmark.
 
     It also works without a trainer: ``prepare_data()``, ``setup("fit")``, ``train_dataloader()``.
 
@@ -109,7 +109,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._tasks[name]
 
     def stage(self, stage: Stage) -> EvaluationStage:
-        """Return a stage that ``setup`` has read.
+        """Return the evaluated examples of a stage ("validation" or "test"), with their loaders; after ``setup``.
 
         Raises:
             ValueError: The stage has not been read.
@@ -120,11 +120,11 @@ class BenchmarkDataModule(ResumableStream):
         return self._stages[stage]
 
     def opened(self, stage: Stage) -> EvaluationStage | None:
-        """Return a stage if ``setup`` has read it, else None."""
+        """Return the evaluated examples of a stage ("validation" or "test") if ``setup`` has read them, else None."""
         return self._stages.get(stage)
 
     def holds_out(self, stage: Stage) -> bool:
-        """Return whether a stage has instances to evaluate; tasks are read until one has some."""
+        """Return whether validation, or test, has any instances to evaluate; tasks are read until one has some."""
         names = self.task_names()
         if stage in self._stages:
             return bool(self._stages[stage].examples)
@@ -133,7 +133,7 @@ class BenchmarkDataModule(ResumableStream):
         return any(self._held_out(name)[stage] and self._keeps_out(name, stage) for name in names[stage])
 
     def files_are_gone(self) -> bool:
-        """Return whether the data files do not exist any more, and a run starts from the store alone."""
+        """Return whether the data files are missing, so that a run starts from stored, tokenized examples alone."""
         return self._start is not None and all_gone(self._start.read)
 
     def _held_out(self, name: str) -> dict[str, int]:
@@ -204,23 +204,30 @@ class BenchmarkDataModule(ResumableStream):
         return self.test_dataloader()
 
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
-        """Return the evaluated examples of a stage, by number; after ``setup``."""
+        """Return the examples that a stage evaluates, in the order of their numbers; after ``setup``."""
         return self.stage(stage).examples
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
-        """Return digests of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
+        """Return digests of a stage's prompts and batches; None if an interrupted evaluation cannot resume.
+
+        Answers on disk are reused only if the digests are equal.
+        """
         return self.stage(stage).fingerprint()
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
-        """Skip the batches of a stage whose examples are all among these numbers; every process must pass the same.
+        """Leave out the batches of a stage whose examples are all answered already, when an evaluation resumes.
 
         The other batches stay as they are, so that their answers are those of an evaluation of all examples.
+
+        Args:
+            stage: Stage that is evaluated, "validation" or "test".
+            numbers: Numbers of the answered examples; every process must pass the same.
         """
         self._answered[stage].clear()
         self._answered[stage].update(numbers)
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
-        """Return which tasks of a ``Suite``'s table the scored examples cover; None for other benchmarks.
+        """Return how much of a paper's table was scored, if the benchmark is such a table (``Suite``); otherwise None.
 
         Args:
             stage: Stage that was run.
@@ -233,7 +240,10 @@ class BenchmarkDataModule(ResumableStream):
         return None if self.plan is None else self.plan.fingerprint()
 
     def stream_settings(self) -> dict[str, Any]:
-        """Return the arguments that decide the training stream, beside its documents, as plain values."""
+        """Return the arguments that decide the order and form of the training batches, as plain values by dotted name.
+
+        A resumed run compares them with those of its checkpoint.
+        """
         tokenizer = self.preparation.tokenizer
         trained = {name: value for name, value in asdict(self.instances).items() if name != "validation_prompts"}
         return flat_settings(
@@ -245,7 +255,10 @@ class BenchmarkDataModule(ResumableStream):
         )
 
     def training_stream(self) -> Stream | None:
-        """Return the description of the training stream, computed once; None before ``setup("fit")``."""
+        """Return settings and digests that identify the sequence of training batches, to compare when a run resumes.
+
+        They are computed once; None before ``setup("fit")``.
+        """
         if self._description is None and self.plan is not None:
             plan = self.plan
             self._description = {
@@ -256,11 +269,11 @@ class BenchmarkDataModule(ResumableStream):
         return self._description
 
     def report(self) -> ReportLines:
-        """Return one epoch of training in numbers; after ``setup("fit")``."""
+        """Return the numbers of one epoch of training (tasks, instances, steps ...); after ``setup("fit")``."""
         return self._planned().report()
 
     def describe(self, steps: int | None = None) -> Description:
-        """Return the expected draws of each task in `steps` optimizer steps; after ``setup("fit")``.
+        """Return how often each task is drawn in training, as a tree to print; after ``setup("fit")``.
 
         Args:
             steps: Optimizer steps; None for the trainer's ``max_steps``, or for an epoch without a trainer.
@@ -268,7 +281,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._planned().describe(self._requested_steps() if steps is None else steps)
 
     def split_lines(self) -> list[str]:
-        """Return lines to print: the split of a ``Bench``, tasks and datasets that are left out, unread files."""
+        """Return sentences to print on which tasks train and are evaluated, what is left out, and unread files."""
         if self._start is not None:
             return list(self._start.lines)
         unread = self.benchmark.unread_lines()
@@ -350,7 +363,10 @@ def _plain(value: Any) -> Any:
 
 
 def run_data(trainer: L.Trainer) -> RunData | None:
-    """Return the trainer's datamodule if it implements ``RunData``; None for another one, or none."""
+    """Return the trainer's datamodule if it has this package's interface ``RunData``; otherwise None.
+
+    Callbacks and modules call it, which also run with a datamodule of another package or with none.
+    """
     # Lightning sets the attribute only if a datamodule is given.
     datamodule = getattr(trainer, "datamodule", None)
     return datamodule if isinstance(datamodule, RunData) else None

@@ -58,7 +58,7 @@ def format_of(path: Path) -> str:
 
 
 def task_name_of(path: Path) -> str:
-    """Return a file's name without the suffixes that ``format_of`` reads.
+    """Return the name of the task in a data file: the file's name without its suffix, and without ``.gz``.
 
     >>> task_name_of(Path("train/rhymes.v2.jsonl.gz"))
     'rhymes.v2'
@@ -116,7 +116,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a UTF-8 JSON file.
 
     Raises:
-        ValueError: It is not valid JSON, as in ``parse_json``.
+        ValueError: It is not JSON, has a key twice in an object, or has a number that is not finite.
     """
     return parse_json(read_text(path), str(path))
 

@@ -35,13 +35,13 @@ from .stream_changes import Stream, flat_settings
 
 
 class InstructionOptimizationDataModule(BenchmarkDataModule):
-    """LightningDataModule with inner tasks, whose instructions are learned, and outer tasks with their definitions.
+    """LightningDataModule for differentiable instruction optimization, in which instructions are trained parameters.
 
-    The training tasks are divided into inner and outer ones: inner tasks train the model behind learnable instructions,
-    outer tasks train the instructions. Instances are rendered and tokenized when they are drawn, so that there is
-    nothing to prepare. Validation evaluates held-out instances of every training task, inner and outer; the test
-    evaluates the benchmark's test tasks. Both use the prompts of the outer instances, since learnable instructions
-    exist in training only.
+    The training tasks are divided into inner and outer ones. Inner tasks train the model behind learnable instructions.
+    Outer tasks keep their definitions; their loss trains the instructions. Instances are rendered and tokenized when
+    they are drawn, so that there is nothing to prepare. Validation evaluates held-out instances of every training task,
+    inner and outer; the test evaluates the benchmark's test tasks. Both use the prompts of the outer instances, since
+    learnable instructions exist in training only.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
@@ -136,12 +136,16 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         return super().completed_stream({**saved, "settings": {**of_preset, **saved["settings"]}}, stream)  # type: ignore[dict-item]
 
     def compare_stream(self, saved: Stream, stream: Stream) -> None:
-        """Reject a stream that differs from a checkpoint's; other inner tasks are rejected in any case.
+        """Raise an error if a run resumes on other training batches than those of its checkpoint.
 
-        A learned instruction belongs to one inner task, so that they are compared even if another stream is accepted.
+        ``accepts_changed_stream`` allows it, but not other inner tasks, since a learned instruction belongs to one.
+
+        Args:
+            saved: Settings and digests that identify the checkpoint's training batches.
+            stream: Those of this run.
 
         Raises:
-            ValueError: The inner tasks differ, or the streams differ and ``accepts_changed_stream`` is false.
+            ValueError: The inner tasks differ, or the batches differ and ``accepts_changed_stream`` is false.
         """
         old, new = (list(each["tasks"]["inner tasks"]) for each in (saved, stream))  # type: ignore[index]
         if old != new:

@@ -24,11 +24,11 @@ from .stream_changes import flat_settings
 
 
 class InstructionTuningDataModule(StoredDataModule):
-    """LightningDataModule with packed training rows and evaluation prompts of one benchmark.
+    """LightningDataModule for instruction tuning: packed training rows and evaluation prompts of a benchmark's tasks.
 
-    Training examples are rendered and tokenized once, into a store on disk. A mixture decides how often each task is
-    drawn, and whole documents share rows. A task that is both trained and tested is tested on instances that are never
-    trained.
+    Training examples are rendered and tokenized once, into a folder on disk, the store. A mixture decides how often
+    each task is drawn, and whole tokenized examples share rows. A task that is both trained and tested is tested on
+    instances that are never trained.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).

@@ -107,7 +107,7 @@ class MissingFiles(ValueError):
 
 
 def existing_folder(folder: Path, what: str) -> Path:
-    """Return the folder if it exists.
+    """Return a folder unchanged if it exists; otherwise raise an error that says where its path ends.
 
     Args:
         folder: The folder.

@@ -10,7 +10,10 @@ from .schema import Description, EvaluationExample, ReportLines
 
 
 class TrainingPlan(Protocol):
-    """Interface of a plan of the training examples of each optimizer step: ``MixturePlan`` or ``BilevelPlan``."""
+    """Interface of an object that decides which examples every optimizer step trains on, before training begins.
+
+    Implemented by ``MixturePlan`` (packed rows of a mixture of tasks) and ``BilevelPlan`` (instruction optimization).
+    """
 
     def epoch_steps(self, epochs: float = 1.0) -> int:
         """Return the optimizer steps of a number of epochs; a part of a step counts as one."""
@@ -21,11 +24,11 @@ class TrainingPlan(Protocol):
         ...
 
     def stream(self, here: Replicas, steps: int) -> Any:
-        """Return one replica's batches of `steps` optimizer steps."""
+        """Return an iterable over one data-parallel replica's batches for `steps` optimizer steps."""
         ...
 
     def report(self) -> ReportLines:
-        """Return one epoch in numbers."""
+        """Return the numbers of one epoch: tasks, examples, steps and so on."""
         ...
 
     def describe(self, steps: int) -> Description:
@@ -37,12 +40,18 @@ class TrainingPlan(Protocol):
         ...
 
     def contents(self) -> dict[str, dict[str, str]]:
-        """Return a digest of each task's documents, by group of tasks and task."""
+        """Return a digest of each task's training examples, by which a resumed run notices changed data.
+
+        The outer keys are names of groups of tasks, e.g. "training tasks"; the inner keys are names of tasks.
+        """
         ...
 
 
 class EvaluationStage(Protocol):
-    """Interface of a stage's examples as batches: ``PromptStage`` or ``ResponseStage``."""
+    """Interface of the examples that validation or test evaluates, and of their batches.
+
+    Implemented by ``PromptStage`` (prompts to answer) and ``ResponseStage`` (responses to score).
+    """
 
     @property
     def examples(self) -> Sequence[EvaluationExample]:
@@ -59,7 +68,12 @@ class EvaluationStage(Protocol):
         ...
 
     def validation_loader(self, here: Replicas, answered: Collection[int]) -> Any:
-        """Return the batches of a validation: those of its loss, if there is one, then those of ``loader``."""
+        """Return one replica's validation batches: those of the loss, if there is one, then those to answer or score.
+
+        Args:
+            here: This process's replica, and the number of replicas.
+            answered: Numbers of examples; batches with these alone are left out.
+        """
         ...
 
     def fingerprint(self) -> dict[str, str] | None:
@@ -67,5 +81,10 @@ class EvaluationStage(Protocol):
         ...
 
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None:
-        """Return which tasks of a ``Suite``'s table the scored examples cover; None for other benchmarks."""
+        """Return how much of a paper's table was scored, if the benchmark is such a table (``Suite``); otherwise None.
+
+        Args:
+            benchmark: Benchmark of the examples.
+            scored: Numbers of the scored examples.
+        """
         ...

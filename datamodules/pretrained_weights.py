@@ -64,10 +64,10 @@ def config_of_fields(model_type: str, fields: Mapping[str, Any]) -> PreTrainedCo
 
 
 def require_possible_sizes(config: PreTrainedConfig) -> None:
-    """Reject a configuration with so many layers that building them would not end.
+    """Raise an error for a model configuration with so many layers that building them would not end.
 
     Raises:
-        ValueError: With the field.
+        ValueError: There are more than ``MOST_LAYERS``; the message names the field.
     """
     for name in LAYERS:
         if isinstance(number := getattr(config, name, None), int) and number > MOST_LAYERS:
@@ -76,7 +76,10 @@ def require_possible_sizes(config: PreTrainedConfig) -> None:
 
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """Turn errors that transformers and torch raise while they build a model into sentences.
+    """Context manager that turns errors of transformers and torch, while they build a model, into sentences for users.
+
+    Args:
+        what: Name or folder of the model, with which the message begins.
 
     Raises:
         ValueError: The configuration's sizes are impossible, a file has other contents, or memory ran out.
@@ -164,7 +167,7 @@ def require_whole_weights(
     reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
     unused: Collection[str] = (),
 ) -> None:
-    """Reject weights that are not all of an architecture; log unused ones once.
+    """Raise an error if a model's stored weights are incomplete or have other shapes; log unused ones once.
 
     Args:
         where: Hub name, folder or checkpoint of the weights.

@@ -102,7 +102,9 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
 
 
 def unicode_rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """Return the ROUGE-L F1 in [0, 1] as ``rouge_l`` does, for text in any script.
+    """Return the ROUGE-L F1 in [0, 1] of a prediction against its most similar reference, for text in any script.
+
+    On ASCII text it equals ``rouge_l``, which reads the letters a to z and digits only.
 
     >>> unicode_rouge_l("我喜欢猫", ["我喜欢狗"]), rouge_l("我喜欢猫", ["我喜欢猫"])
     (0.75, 0.0)

@@ -224,12 +224,13 @@ class EvaluationExample(NamedTuple):
         references: Accepted answers.
         options: Options to rank; empty for generation.
         answer: Index of the correct option; None without options.
-        benchmark: As in ``Task``, and so are `parent`, `metric`, `match` and `answer_pattern`.
-        parent: As in ``Task``.
-        metric: As in ``Task``.
+        benchmark: Collection of its task, e.g. ``"super_natural_instructions"``.
+        parent: Task whose score is the mean of its task's and others' (``mmlu`` for its subjects); None for none.
+        metric: The headline metric: ``rouge_l``, ``exact_match``, ``accuracy`` or ``token_f1``.
         shots: Number of demonstrations in the prompt.
-        match: As in ``Task``.
-        answer_pattern: As in ``Task``.
+        match: Rule by which an answer equals a reference, a ``MatchRule``.
+        answer_pattern: Regular expression whose first match in a generated text is the answer; empty for the whole
+            text.
     """
 
     number: int
@@ -356,7 +357,7 @@ class ReportLines(Protocol):
     """Interface of a report that is printed as a table."""
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return (quantity, value) of each line."""
+        """Return the report as a table of two columns: (quantity, value) of each line."""
         ...
 
 
@@ -379,7 +380,11 @@ class HasLength(Protocol):
 
 @runtime_checkable
 class RunData(Protocol):
-    """Interface of crosstask's datamodules for modules and callbacks; ``base.run_data`` returns a trainer's."""
+    """Interface of datamodules: what this package's modules and callbacks call, also of a datamodule of your own.
+
+    A stage is ``"validation"`` or ``"test"``. The training stream is the sequence of all training batches, which
+    settings and seed decide.
+    """
 
     tokenizer_name: str
 
@@ -389,19 +394,32 @@ class RunData(Protocol):
         ...
 
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
-        """Return the evaluated examples of a stage, by number; after ``setup``."""
+        """Return the examples that a stage evaluates, in the order of their numbers; after ``setup``."""
         ...
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
-        """Return digests of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
+        """Return digests of a stage's prompts and batches; None if an interrupted evaluation cannot resume.
+
+        Answers on disk are reused only if the digests are equal.
+        """
         ...
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
-        """Skip the batches of a stage whose examples are all among these numbers; every process must pass the same."""
+        """Leave out the batches of a stage whose examples are all answered already, when an evaluation resumes.
+
+        Args:
+            stage: The stage.
+            numbers: Numbers of the answered examples; every process must pass the same.
+        """
         ...
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Any:
-        """Return the ``Coverage`` of a ``Suite``'s tasks by the scored examples; None for other benchmarks."""
+        """Return how much of a paper's table was scored, if the benchmark is such a table (``Suite``); otherwise None.
+
+        Args:
+            stage: The stage.
+            scored: Numbers of the scored examples.
+        """
         ...
 
     def training_fingerprint(self) -> str | None:
@@ -421,7 +439,11 @@ class RunData(Protocol):
         ...
 
     def describe(self, steps: int | None = None) -> Description:
-        """Return the expected draws in `steps` optimizer steps; None for the trainer's ``max_steps``, or an epoch."""
+        """Return how often each task is drawn in training, as a tree to print.
+
+        Args:
+            steps: Optimizer steps; None for the trainer's ``max_steps``, or for an epoch without a trainer.
+        """
         ...
 
 
@@ -430,7 +452,10 @@ class ResumableModule(Protocol):
     """Interface of a module whose interrupted evaluation can resume."""
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """Return the weights digest and the settings that decide answers; None if an evaluation cannot resume."""
+        """Return a digest of the weights and the settings that decide answers; None if an evaluation cannot resume.
+
+        Answers on disk are reused only if these are equal.
+        """
         ...
 
     def restore_answers(self, answers: Sequence[Any]) -> None:

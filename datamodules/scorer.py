@@ -27,10 +27,11 @@ from .stream_changes import flat_settings
 
 
 class ScorerDataModule(StoredDataModule):
-    """LightningDataModule with scored pairs in packed rows for training, and examples with responses to rank.
+    """LightningDataModule for a scorer such as Cappy, which learns how correct a response to an instruction is.
 
-    A training document is a pair of an instruction and a response with its correctness in [0, 1]; a step's loss is a
-    mean over its pairs. All pairs of a task have the same rate in the mixture.
+    It packs pairs of an instruction and a response, labelled with a correctness in [0, 1], into training rows; a step's
+    loss is a mean over its pairs. All pairs of a task have the same rate in the mixture. Evaluation examples have
+    several responses each, which the scorer ranks.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
@@ -84,7 +85,7 @@ class ScorerDataModule(StoredDataModule):
 
     @property
     def row_kind(self) -> ScoredRows:
-        """Rows of scored pairs, with their capacity and truncation."""
+        """Layout of packed rows of (instruction, response) pairs, with their length and the truncation of pairs."""
         tokenizer = self.preparation.tokenizer
         assert self.rows.truncation is not None  # chosen in __init__
         return ScoredRows(

@@ -153,7 +153,9 @@ def answered_texts(example: Example) -> frozenset[str]:
 
 
 class PromptKeys(NamedTuple):
-    """Keys that identify the prompts of a task. A prompt with several references has several texts.
+    """Digests by which equal prompts of a task are found, without their texts in memory.
+
+    A text is a prompt's input with one of its references, so that a prompt with several references has several texts.
 
     Args:
         rows: int64 [prompts], row of the upstream file that each prompt shows (``Example.index``).
@@ -167,7 +169,7 @@ class PromptKeys(NamedTuple):
 
 
 def prompt_keys(examples: Iterable[Example]) -> PromptKeys:
-    """Return the keys of a task's examples, one prompt for each example."""
+    """Return digests of the examples of a task, by which repeated ones are found; each example is one prompt."""
     rows, prompts, digests = array("q"), array("q"), array("q")
     for place, example in enumerate(examples):
         rows.append(example.index)
@@ -194,7 +196,7 @@ def choose_instances(
     seed: int = 0,
     equal_to: Callable[[Collection[int]], set[int]] = _no_repetitions,
 ) -> InstanceSplit:
-    """Return the training, validation and test instances of a task.
+    """Divide the instances of a task among training, validation and test, without repetitions between them.
 
     A task that does not train is tested on the first `test` instances of its file: Super-NaturalInstructions orders its
     test files so that the first 100 are balanced over labels, and published scores are on them. A training file may be
@@ -247,12 +249,12 @@ def choose_prompts(
     held_out_share: float | None = None,
     seed: int = 0,
 ) -> InstanceSplit:
-    """Return the training, validation and test prompts of a task in which several templates may render one row.
+    """Divide the prompts of a task among training, validation and test, where several templates may render one row.
 
-    ``choose_instances`` chooses the rows. No row trains with one template and is tested with another, and no row trains
-    that has a prompt in common with an evaluated row. Of all prompts of N training rows, N train, so that templates do
-    not enlarge a task (OPT-IML, arXiv 2212.12017, section 4.1). Of the validation rows, at most `validation_prompts`
-    prompts are kept; of the test rows, all.
+    Rows are divided first, by ``choose_instances``. So no row trains with one template and is tested with another, and
+    no row trains that has a prompt in common with an evaluated row. Of all prompts of N training rows, N train, so that
+    templates do not enlarge a task (OPT-IML, arXiv 2212.12017, section 4.1). Of the validation rows, at most
+    `validation_prompts` prompts are kept; of the test rows, all.
 
     Args:
         task: Name of the task; every task is shuffled differently.
@@ -318,7 +320,10 @@ def generalization_level(task: Task, trained: Collection[Task]) -> Level:
 
 
 def shares_data(task: Task, others: Collection[Task]) -> bool:
-    """Return whether a task is among others, or another collection has a task on its dataset in its category."""
+    """Return whether a task is one of `others`, or one of `others` has its dataset and category in another collection.
+
+    Spider in two collections is the same data; in one collection, a dataset may have several tasks.
+    """
     return any(task.name == other.name or _same_dataset(task, other) for other in others)
 
 

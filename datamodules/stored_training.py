@@ -50,9 +50,9 @@ class StoredRows(HasLength, Protocol):
 
 
 class StoredDataModule(BenchmarkDataModule):
-    """Base class of datamodules whose training documents are in a store on disk.
+    """Base class of datamodules that tokenize training examples once, keep them on disk, and pack them into rows.
 
-    Documents are rendered and tokenized once, drawn by a mixture, and packed into rows.
+    A tokenized example is a document; the folder on disk is the store. A mixture decides how often each task is drawn.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
@@ -95,7 +95,11 @@ class StoredDataModule(BenchmarkDataModule):
     @property
     @abstractmethod
     def row_kind(self) -> RowKind:
-        """Kind of row that the model reads (``CausalRows``, ``Seq2SeqRows`` or ``ScoredRows``), with its capacity."""
+        """Layout of the rows that the model reads, with their length.
+
+        It is ``CausalRows`` for decoder-only models, ``Seq2SeqRows`` for encoder-decoder models, and ``ScoredRows`` for
+        a scorer's pairs.
+        """
 
     @property
     def packing(self) -> Packing:
@@ -111,9 +115,9 @@ class StoredDataModule(BenchmarkDataModule):
         return self._training
 
     def prepare_data(self) -> None:
-        """Render and tokenize the training tasks that the store lacks, in `processes` processes.
+        """Render and tokenize the training tasks that are not yet on disk, in `processes` processes.
 
-        If the store has all of them, and no data file has changed since, no data file is read.
+        If all of them are, and no data file has changed since, no data file is read.
         """
         self._forget()
         start = self._current_start()  # loads the tokenizer, whose files are no data files

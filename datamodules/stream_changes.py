@@ -28,7 +28,11 @@ Stream = Mapping[str, Mapping[str, Any] | str]
 
 
 class ResumableStream(L.LightningDataModule, ABC):
-    """LightningDataModule whose training stream is described in checkpoints and compared when a run resumes."""
+    """LightningDataModule that notices when a run resumes on other training batches than those of its checkpoint.
+
+    The training stream is the sequence of all training batches. Checkpoints store the settings and digests that
+    identify it.
+    """
 
     accepts_changed_stream: bool = False
     """Whether a run may resume on another stream, at the position of its checkpoint (``--changed_stream true``)."""
@@ -42,10 +46,10 @@ class ResumableStream(L.LightningDataModule, ABC):
         return {} if stream is None else {STREAM: stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the stream of a checkpoint with this one in ``fit``; Lightning also calls it in other stages.
+        """Compare the training data of a checkpoint with this run's, if the run trains; otherwise do nothing.
 
         Raises:
-            ValueError: The streams differ, and ``accepts_changed_stream`` is false.
+            ValueError: The training batches would differ, and ``accepts_changed_stream`` is false.
         """
         stream = self.training_stream()
         if stream is not None and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
@@ -53,15 +57,24 @@ class ResumableStream(L.LightningDataModule, ABC):
             self.compare_stream(self.completed_stream(saved, stream), stream)
 
     def completed_stream(self, saved: Stream, stream: Stream) -> Stream:
-        """Return a checkpoint's stream with the defaults of settings that it lacks, because they are newer."""
+        """Return a checkpoint's description of its training data, with defaults for settings newer than the checkpoint.
+
+        Args:
+            saved: Settings and digests in the checkpoint.
+            stream: Those of this run.
+        """
         settings = completed(saved["settings"], stream["settings"], type(self))  # type: ignore[arg-type]
         return {**saved, "settings": settings}
 
     def require_same_stream(self, checkpoint: Mapping[str, Any]) -> None:
-        """Reject a checkpoint of another training stream, unless ``accepts_changed_stream`` is true.
+        """Raise an error if a checkpoint was trained on other batches than this run, unless this is accepted.
+
+        Args:
+            checkpoint: Content of the checkpoint file.
 
         Raises:
-            ValueError: The streams differ; the message lists settings and tasks with old and new values.
+            ValueError: Settings or tasks differ, and ``accepts_changed_stream`` is false. The message lists them with
+                old and new values.
         """
         name = type(self).__qualname__
         if STREAM in checkpoint.get(name, {}):
@@ -73,10 +86,14 @@ class ResumableStream(L.LightningDataModule, ABC):
             )
 
     def compare_stream(self, saved: Stream, stream: Stream) -> None:
-        """Reject a stream that differs from a checkpoint's; log the differences if ``accepts_changed_stream`` is true.
+        """Raise an error if a run would train on other batches than its checkpoint; if this is accepted, log how.
+
+        Args:
+            saved: Settings and digests that identify the checkpoint's training batches.
+            stream: Those of this run.
 
         Raises:
-            ValueError: The streams differ, and ``accepts_changed_stream`` is false.
+            ValueError: They differ, and ``accepts_changed_stream`` is false.
         """
         differences = stream_changes(saved, stream)
         if not differences:
@@ -94,7 +111,7 @@ WAYS_OUT = (
 
 
 def stream_changes(saved: Stream, stream: Stream) -> list[str]:
-    """Return a phrase for each setting that differs, and for each group of tasks that differ.
+    """Return phrases on how the training data of a run differs from its checkpoint's: by settings, tasks or code.
 
     >>> old = {"settings": {"seed": 0, "rows.length": 64}, "tasks": {"training tasks": {"a": "1", "b": "2"}}}
     >>> new = {"settings": {"seed": 1, "rows.length": 64}, "tasks": {"training tasks": {"b": "3", "c": "4"}}}
@@ -114,7 +131,7 @@ def stream_changes(saved: Stream, stream: Stream) -> list[str]:
 
 
 def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each value that differs.
+    """Return a phrase for each setting whose value differs between two runs, with both values.
 
     >>> changed_values({"lr": 0.1, "warmup": 0}, {"lr": 0.1, "warmup": 60, "betas": [0.9, 0.95]})
     ['warmup was 0 and is 60', 'betas was missing and is [0.9, 0.95]']
@@ -127,7 +144,7 @@ def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def completed(saved: Mapping[str, Any], now: Mapping[str, Any], build: type) -> dict[str, Any]:
-    """Return a checkpoint's settings with the defaults of those that did not exist yet when it was written.
+    """Add to a checkpoint's settings the defaults of settings that did not exist yet when it was written.
 
     Without them, a new setting would make all older checkpoints unusable, although its default changes nothing.
 

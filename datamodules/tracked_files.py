@@ -19,7 +19,7 @@ Stamp = list[int] | None
 
 @contextmanager
 def noting() -> Iterator[set[str]]:
-    """Collect the paths, and names of hub datasets, that are noted within the block."""
+    """Context manager that collects the paths and hub datasets that readers report by ``note`` within the block."""
     names: set[str] = set()
     token = _noted.set((*_noted.get(), names))
     try:
@@ -35,11 +35,13 @@ def note(name: Path | str) -> None:
 
 
 def path_stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
-    """Return the stamps of noted paths, and of the two folders above each file, which change when files are added.
+    """Return the sizes and modification times of files that were read, by path, to notice later changes.
+
+    The two folders above each file are included, since their times change when files are added.
 
     Args:
-        names: Noted paths. Files of this package and of the store are left out, since they are not data files.
-        store: Folder of the store.
+        names: Paths that were read. Files of this package and of the store are left out, since they are not data files.
+        store: Folder in which tokenized examples are stored.
     """
     paths = [Path(name).absolute() for name in names if not name.startswith("hub:")]
     paths = [path for path in paths if not any(path.is_relative_to(folder) for folder in (PACKAGE, store.absolute()))]
@@ -48,13 +50,21 @@ def path_stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
 
 
 def all_gone(stamped: Mapping[str, Stamp]) -> bool:
-    """Return whether none of the files exists any more, e.g. on a machine that has only the prepared data."""
+    """Return whether none of the recorded files exists any more, e.g. on a machine that has only the prepared data.
+
+    Args:
+        stamped: Size and modification time of each path, when it was read.
+    """
     files = [name for name, stamp in stamped.items() if stamp is not None and len(stamp) == 2]
     return bool(files) and not any(Path(name).exists() for name in files)
 
 
 def is_current(stamped: Mapping[str, Stamp]) -> bool:
-    """Return whether all paths have the stamps that they had, or all files are gone."""
+    """Return whether no recorded file or folder has changed since it was read, or all files are missing.
+
+    Args:
+        stamped: Size and modification time of each path, when it was read.
+    """
     return all_gone(stamped) or all(_stamp(Path(name)) == stamp for name, stamp in stamped.items())
 
 

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a UTF-8 YAML file.
 
     Raises:
-        ValueError: It is not valid YAML, as in ``parse_yaml``.
+        ValueError: It is not YAML, has a key twice in a mapping, or is nested too deeply.
     """
     return parse_yaml(read_text(path), str(path))
 
