@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def program() -> None:
-    """The program: settings that it rejects are reported in a sentence, without a traceback."""
+    """Run ``crosstask`` with this process's arguments, and report rejected settings as sentences."""
     show_hidden_characters()
     end_on_sigterm()
     try:

@@ -54,7 +54,7 @@ from .shared.score_progress import finished_scores, score_progress
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings by which a model reads questions.
+    """Settings by which a model reads questions, i.e. instructions with options.
 
     Args:
         max_length: Maximum number of tokens of an instruction and an option together.
@@ -73,9 +73,10 @@ class Reading:
     device: str | None
 
     def about(self, name: str) -> dict[str, object]:
-        """Return the settings that decide a model's scores, with a digest of its weights.
+        """Return the settings that decide a model's scores, and a digest of its weights, to write beside the scores.
 
-        `name` is the model's hub name or folder.
+        Args:
+            name: Hub name or folder of the model.
         """
         without = ("budget", "device")
         settings = {key: value for key, value in asdict(self).items() if key not in without}
@@ -164,7 +165,7 @@ def classify_tasks(
 
 
 class QuestionSet(NamedTuple):
-    """Questions that all models answer.
+    """Questions, i.e. instructions with options, that all models answer.
 
     Args:
         questions: The questions of all tasks.
@@ -180,12 +181,12 @@ class QuestionSet(NamedTuple):
 def shared_questions(
     benchmark: Benchmark, names: Sequence[str], read: Callable[..., Iterable[Question]], models: Iterable[str]
 ) -> QuestionSet:
-    """Return the questions of tasks whose options have different tokens for every model.
+    """Read the questions of some tasks, and keep those whose options have different tokens for every model.
 
     Args:
         benchmark: Benchmark of the tasks.
         names: Names of the tasks.
-        read: ``read_questions`` with all arguments but ``name`` and ``skipped``.
+        read: Function (name, skipped) that yields the questions of a task: ``read_questions`` with its other arguments.
         models: Hub names or folders of the models.
 
     Raises:
@@ -216,7 +217,15 @@ def by_name(models: str | Mapping[str, str] | None, name: str) -> dict[str, str]
 
 
 def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> None:
-    """Reject models without any, and a scorer and a generator of the same name, with a ValueError."""
+    """Check that there is a model, and that no scorer has the name of a generator.
+
+    Args:
+        scorers: Hub name or folder of each scorer, by name.
+        generators: Hub name or folder of each language model, by name.
+
+    Raises:
+        ValueError: There is no model, or two have the same name.
+    """
     if not {**scorers, **generators}:
         raise ValueError("give a scorer or a generator, or both")
     if shared := sorted(set(scorers) & set(generators)):
@@ -237,11 +246,11 @@ def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> li
 def questions_of(
     name: str, read: Callable[..., Iterable[Question]], skipped: Counter[str], missing: dict[str, str]
 ) -> list[Question]:
-    """Return the questions of a task.
+    """Read the questions of a task, and note why it has none or why some are skipped.
 
     Args:
         name: Name of the task.
-        read: ``read_questions`` with all arguments but ``name`` and ``skipped``.
+        read: Function (name, skipped) that yields the questions of a task: ``read_questions`` with its other arguments.
         skipped: Counter to which skipped examples are added, by reason.
         missing: Dictionary to which the task is added with the reason, if it has no questions.
     """

@@ -127,7 +127,7 @@ def base_settings(faithful: bool, changes: Mapping[str, Any]) -> SamplingSetting
 
 
 class Generator(NamedTuple):
-    """Model that is sampled.
+    """Language model that responses are sampled from, and how it is loaded.
 
     Args:
         source: Hub name, or folder of a model or a trained prefix.

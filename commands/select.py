@@ -203,7 +203,7 @@ def score_share(
 
 
 def tested_examples(sampled: Sequence[SampledResponses]) -> dict[str, set[str]]:
-    """Return the ids of the examples, by task."""
+    """Return the ids of the examples that are tested, by the name of their task."""
     tested: dict[str, set[str]] = {}
     for one in sampled:
         tested.setdefault(one.prompt.task.name, set()).add(one.prompt.example.id)

@@ -43,7 +43,7 @@ def run_sweep(
     arms: Sequence[str] = (),
     write_only: bool = False,
 ) -> None:
-    """Train and evaluate the arms of a sweep, one after another, and report them.
+    """Train and evaluate the arms (variants of a recipe) of a sweep, one after another, and report them side by side.
 
     Args:
         sweep: YAML that declares the sweep, by path or by name; exactly one.

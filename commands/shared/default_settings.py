@@ -86,7 +86,9 @@ def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
-    """Fill the settings that a run of instruction tuning leaves open; other runs are not changed.
+    """Choose row length, rows per step, attention and packing from the model and the devices, unless they are set.
+
+    Only runs of instruction tuning are changed.
 
     Args:
         settings: Parsed settings of trainer, model and data; changed in place.

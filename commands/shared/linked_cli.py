@@ -29,11 +29,11 @@ SOURCES = ("pretrained", "config")
 
 
 class Parser(SentenceParser, LightningArgumentParser):
-    """Lightning's argument parser with the errors of ``SentenceParser``."""
+    """Lightning's argument parser, which reports the error of a constructor as one sentence (``SentenceParser``)."""
 
 
 class LinkedCLI(LightningCLI):
-    """LightningCLI that links the arguments on which data and model must agree.
+    """LightningCLI that copies arguments on which data and model must agree from one to the other.
 
     Args:
         words: The words of the command line.

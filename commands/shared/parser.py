@@ -25,7 +25,7 @@ _LOAD = get_loader("yaml")
 
 
 def load_settings(text: str) -> Any:
-    """Return the value of a YAML text, or of a text that Python wrote; reject several lines of plain text.
+    """Parse a value of the command line as YAML, or as Python writes values; reject several lines of plain text.
 
     An option that is a class or a path may name a YAML file with the class. jsonargparse reads any file of that name.
     To YAML, a table of data is one long text, which would be taken for the path.
@@ -74,7 +74,10 @@ _building: ContextVar[bool] = ContextVar("building", default=False)
 
 
 class SentenceParser(ArgumentParser):
-    """Argument parser that raises a constructor's own ValueError, preceded by the name of its class."""
+    """Argument parser that reports the error of a class's constructor as one sentence, after the name of the class.
+
+    jsonargparse would report the errors of all types that the argument may have.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})

@@ -12,7 +12,10 @@ from ...lightning_modules.sharding.checkpoints import AnyLayoutIO, read_plain_va
 
 
 def set_up_checkpoints(trainer: Trainer) -> None:
-    """Set up a trainer's strategy to read checkpoints of any layout, as plain values, and to write them by renames.
+    """Set up how a trainer's strategy reads and writes checkpoints.
+
+    It reads checkpoints of any layout (a file, a folder of shards, DeepSpeed's), as plain values, and replaces them by
+    renames, so that a complete one always exists.
 
     Raises:
         ValueError: The strategy is DeepSpeed, and the device is not CUDA.

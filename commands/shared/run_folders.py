@@ -151,13 +151,13 @@ class FolderInUse(Callback):
 
 
 class NewFolders(NamedTuple):
-    """Folders that loggers create for a run, as opposed to those that existed before.
+    """Records the folders that loggers create for a run, so that they can be removed if the run is rejected.
 
     The name of a logger's folder is not read at the start: two runs that start together would read the same number.
 
     Args:
         loggers: The trainer's loggers that number their folders; none on processes other than the first.
-        before: Folders of earlier runs.
+        before: Folders that existed before the run.
     """
 
     loggers: list[CSVLogger | TensorBoardLogger]

@@ -49,7 +49,13 @@ def loggers_below(root: str, loggers: Any) -> Any:
 
 
 def without_places_below_root(trainer: Any) -> Any:
-    """Return a copy of a trainer's settings as they were before ``write_below_root``, for use with another root."""
+    """Return a trainer's settings without the paths inside its ``default_root_dir``, for a saved configuration.
+
+    A run with this configuration and another ``default_root_dir`` then writes into the other folder.
+
+    Args:
+        trainer: Parsed settings of the trainer, which ``write_below_root`` has filled; they are copied.
+    """
     trainer = trainer.clone()
     root = trainer["default_root_dir"]
     if root is None:

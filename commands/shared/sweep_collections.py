@@ -10,7 +10,9 @@ from .sweep_runs import SweepRun
 
 
 def require_arm_collections(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
-    """Check that the collections have files which an arm adds, or to which it gives a share of the mixture.
+    """Check that the task collections in the settings of an arm (a variant of the sweep's recipe) have files.
+
+    These are the collections that the arm adds to the benchmark, and those that it gives a share of the mixture.
 
     Args:
         sweep: Declaration of the sweep.

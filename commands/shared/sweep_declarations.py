@@ -33,7 +33,7 @@ FIELDS = ("title", "source", "recipe", "stage", "by", "settings", "arms", "publi
 
 @dataclass(frozen=True)
 class Sweep:
-    """Sweep: arms, i.e. variants of a recipe, that are trained and compared.
+    """Declaration of an experiment: arms, i.e. variants of a recipe, that are trained, evaluated and compared.
 
     Args:
         title: Heading of the report.
@@ -55,7 +55,7 @@ class Sweep:
 
 
 def folder_name(arm: str) -> str:
-    """Return the folder name of an arm: its name, with special characters replaced by ``-``.
+    """Return the folder name of an arm (a variant of a sweep's recipe): its name, with ``-`` for special characters.
 
     >>> folder_name("4/2/20/25/45/2/2")
     '4-2-20-25-45-2-2'

@@ -30,7 +30,7 @@ COSTS = "costs.json"
 
 @dataclass(frozen=True)
 class SweepRun:
-    """Run of a sweep: an arm with a seed.
+    """One training of a sweep, of an arm (a variant of the recipe) with one seed, and its evaluation.
 
     Args:
         arm: Name of the arm.
@@ -62,7 +62,7 @@ def sweep_runs(
     seeds: Sequence[int] = (),
     arms: Sequence[str] = (),
 ) -> list[SweepRun]:
-    """Return the runs of a sweep, arm after arm, with all seeds of an arm together.
+    """List the trainings of a sweep: each arm (a variant of the recipe) with each seed, arm after arm.
 
     Args:
         sweep: Declaration of the sweep.

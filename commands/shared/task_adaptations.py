@@ -23,7 +23,7 @@ from .errors import is_disk_fault, is_ours
 
 @dataclass
 class AdaptedTasks:
-    """Results of several tasks.
+    """Results of `crosstask adapt` on several tasks: responses with scores, costs and failures.
 
     Args:
         about: Settings and costs of each scorer, by its name.
@@ -45,10 +45,16 @@ class AdaptedTasks:
 def adapt_share(
     names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
 ) -> AdaptedTasks:
-    """Train the tasks of this process, and return the results of all tasks; the arguments are those of ``adapt_each``.
+    """Train the scorers of this process's share of the tasks, and return the results of all tasks.
 
     In a job of several processes, only the process that finishes the last task returns. It also has the failed tasks of
     all processes. The others exit with status 0, since torchrun and srun end a whole job when one process fails.
+
+    Args:
+        names: Names of the tasks of all processes.
+        scorers: Trains the scorers of a task, and stores their scores and costs.
+        read: Function that returns a task's test instances with their responses.
+        console: Console to print to.
 
     Raises:
         SystemExit: Other processes are still training tasks.
