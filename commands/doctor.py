@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..datamodules.messages import expanded
+from ..datamodules.messages import counted, expanded
 from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
 
@@ -48,6 +48,6 @@ def check_machine(cache: str = "~/.cache/crosstask", root: str = ".") -> None:
         print(visible(f"{finding.state:<7} {finding.topic}: {finding.text}"), flush=True)
         if finding.way_out:
             print(visible(f"{'':<7} -> {finding.way_out}"))
-    print(f"{broken} things are broken" if broken else "nothing is broken")
+    print(f"{counted(broken, 'thing')} broken" if broken else "nothing is broken")
     if broken:
         sys.exit(1)

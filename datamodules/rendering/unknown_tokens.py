@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from ..messages import N_NAMED
+from ..messages import N_NAMED, counted
 from ..schema import TokenizedExample
 
 if TYPE_CHECKING:  # a report needs no transformers
@@ -115,9 +115,9 @@ def unknown_lines(tasks: Mapping[str, UnknownTokens]) -> list[tuple[str, str]]:
     """Return (quantity, value) of what is lost in sources and in targets, with the tasks that lose the most.
 
     >>> unknown_lines({"code": UnknownTokens(0, 7, 2, 3, 1), "tables": UnknownTokens(5, 1, 1)})
-    [('unknown tokens in sources', '5 in 1 tasks: tables 5'),
+    [('unknown tokens in sources', '5 in 1 task: tables 5'),
      ('unknown tokens in targets', '8 in 3 examples of 2 tasks: code 7, tables 1'),
-     ('characters of targets that the tokenizer changes', '3 in 1 examples of 1 tasks: code 3')]
+     ('characters of targets that the tokenizer changes', '3 in 1 example of 1 task: code 3')]
     """
     sources = {name: counts.source for name, counts in tasks.items() if counts.source}
     targets = {name: counts.target for name, counts in tasks.items() if counts.target}
@@ -126,8 +126,8 @@ def unknown_lines(tasks: Mapping[str, UnknownTokens]) -> list[tuple[str, str]]:
     of_changed = sum(counts.changed_examples for counts in tasks.values())
     return [
         ("unknown tokens in sources", _most(sources, "")),
-        ("unknown tokens in targets", _most(targets, f"{examples:,} examples of ")),
-        ("characters of targets that the tokenizer changes", _most(changed, f"{of_changed:,} examples of ")),
+        ("unknown tokens in targets", _most(targets, f"{counted(examples, 'example')} of ")),
+        ("characters of targets that the tokenizer changes", _most(changed, f"{counted(of_changed, 'example')} of ")),
     ]
 
 
@@ -137,4 +137,4 @@ def _most(counts: Mapping[str, int], examples: str) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{name} {count:,}" for name, count in ordered[:N_NAMED])
     more = f" and {len(ordered) - N_NAMED} more tasks" if len(ordered) > N_NAMED else ""
-    return f"{sum(counts.values()):,} in {examples}{len(counts):,} tasks: {named}{more}"
+    return f"{sum(counts.values()):,} in {examples}{counted(len(counts), 'task')}: {named}{more}"
