@@ -29,7 +29,7 @@ THRESHOLD = 0.01
 
 
 class ContaminatedPair(NamedTuple):
-    """A training task and an evaluation task that share n-grams.
+    """A training task and an evaluation task that share text: n-grams of n consecutive words.
 
     Args:
         train: Name of the training task.
@@ -53,7 +53,7 @@ class ContaminatedPair(NamedTuple):
 
 @dataclass(frozen=True)
 class ContaminationReport:
-    """Result of the comparison of all training tasks with all evaluation tasks.
+    """Numbers of evaluation examples that share text with training, and the pairs of tasks that share much.
 
     Args:
         pairs: Pairs of tasks above the threshold, the largest share first.
@@ -81,11 +81,13 @@ class ContaminationReport:
 def compare(
     index: EvaluationIndex, overlaps: Iterable[TaskOverlap], threshold: float = THRESHOLD
 ) -> ContaminationReport:
-    """Return the pairs of different tasks whose share of contaminated examples is above the threshold.
+    """Report which evaluation tasks share text with which training tasks, in more than a threshold of their examples.
+
+    A task that is both trained and evaluated is not compared with itself.
 
     Args:
-        index: Index of the evaluation examples.
-        overlaps: Overlap of each training task with the index.
+        index: N-grams of the evaluation examples.
+        overlaps: For each training task, the evaluation examples that share an n-gram with it.
         threshold: Share of an evaluation task's examples, in [0, 1].
     """
     sizes = np.bincount(index.task_of, minlength=len(index.tasks))
@@ -156,9 +158,13 @@ def _common_dataset(pair: ContaminatedPair) -> str | None:
 
 
 def write_decisions(path: Path, pairs: Sequence[ContaminatedPair]) -> None:
-    """Write the table of decisions, with a row for each pair.
+    """Write a TSV table in which a person decides whether to drop a task of each pair that shares text.
 
     Decisions in an existing file are kept, also about pairs that are not among `pairs` any more.
+
+    Args:
+        path: The table.
+        pairs: Pairs of a training task and an evaluation task; new ones are undecided.
     """
     decided = {(row[1], row[2]): row for row in decision_rows(path)} if path.exists() else {}
     with whole_file(path) as file:

@@ -35,7 +35,9 @@ EVIDENCE = 3
 
 
 class Document(NamedTuple):
-    """Texts of one example: its input and its references. No n-gram spans two texts.
+    """Texts of one example that are searched for shared n-grams: its input and its references.
+
+    No n-gram spans two texts.
 
     Args:
         id: Id of the example.
@@ -105,7 +107,14 @@ class EvaluationIndex:
     sieve: NDArray[np.uint8]
 
     def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Look up hashes, and return two int64 [F]: the indices of those that occur, and their index in ``grams``."""
+        """Find which n-grams of a training task occur in evaluation examples.
+
+        Args:
+            hashes: uint64 [G], hashes of the training task's n-grams.
+
+        Returns:
+            Two arrays, int64 [F], for the F hashes that occur: their indices in `hashes`, and in ``grams``.
+        """
         bits = hashes & np.uint64(8 * len(self.sieve) - 1)
         sieved = self.sieve[bits >> np.uint64(3)] >> (bits & np.uint64(7)).astype(np.uint8)
         maybe = np.flatnonzero(sieved & np.uint8(1))
@@ -132,7 +141,7 @@ _ARRAYS = ("task_of", "short", "grams", "first", "examples", "sieve")
 
 
 def index_evaluation(tasks: Mapping[str, Iterable[Document]], n: int = WORDS) -> EvaluationIndex:
-    """Return the index of all evaluation examples.
+    """Hash the n-grams of all evaluation examples into an index, with which training tasks are compared.
 
     Args:
         tasks: Evaluation examples of each task.

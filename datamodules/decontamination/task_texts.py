@@ -13,10 +13,10 @@ from .overlap import Document
 
 @dataclass(frozen=True)
 class TaskTexts:
-    """Texts that training and evaluation may share: inputs and references of the examples that a run uses.
+    """Reads the texts of a run's training and evaluation examples, to search them for text that both share.
 
-    The definition, which all examples of a task share, is left out: its overlap gives no answer away. If each example
-    has its own instruction, the instruction is part of the input.
+    The texts are inputs and references. The definition, which all examples of a task share, is left out: its overlap
+    gives no answer away. If each example has its own instruction, the instruction is part of the input.
 
     Args:
         benchmark: Source of tasks and examples.

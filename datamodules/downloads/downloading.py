@@ -24,7 +24,7 @@ obtained.
 
 
 class Outcome(NamedTuple):
-    """Outcome of downloading one part.
+    """Says what happened to a part, a set of files of one collection that are downloaded together.
 
     Args:
         collection: Name of the collection.
@@ -43,7 +43,11 @@ class Outcome(NamedTuple):
 
 
 def chosen_collections(names: Sequence[str], sources: Mapping[str, Collection]) -> list[Collection]:
-    """Return the collections of these names; ``opt_iml`` stands for all of OPT-IML Bench.
+    """Return the collections that a user names for download; ``opt_iml`` stands for all of them.
+
+    Args:
+        names: Names of collections.
+        sources: All collections that can be downloaded, by name.
 
     Raises:
         ValueError: There is no such collection, or no name is given.
@@ -63,7 +67,9 @@ OPT_IML = "opt_iml"
 
 
 def download(collections: Iterable[Collection], folder: Path, *, verify: bool = False) -> Iterator[Outcome]:
-    """Download the parts of collections one after the other, and yield the outcome of each.
+    """Download collections part by part, and yield what happened to each part; errors are outcomes, too.
+
+    A part is a set of files that are obtained together, e.g. from one repository.
 
     Args:
         collections: The collections to obtain.
@@ -124,7 +130,10 @@ def _obtain(part: Part, place: PartFolder, verify: bool) -> tuple[Status, str]:
 
 
 def part_lines(collections: Iterable[Collection]) -> Iterator[str]:
-    """Yield a line for every collection, and one for each of its parts: source, targets, size and licence."""
+    """Yield a line for every collection, and one for each set of its files that is downloaded together.
+
+    The latter has the source, the files' places in the data folder, their size and their licence.
+    """
     for collection in collections:
         yield f"{collection.name} ({collection.title}), read by {collection.reader}"
         for part in collection.parts:

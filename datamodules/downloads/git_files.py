@@ -24,7 +24,11 @@ NO_NETWORK = ("Could not resolve host", "unable to access", "Connection timed ou
 
 
 def fetch_git(part: GitPart, staging: Path) -> dict[str, Path]:
-    """Fetch a part's files into a checkout in `staging`, and return their paths by target.
+    """Fetch files of a git repository at a pinned commit, and return their paths by their later place.
+
+    Args:
+        part: The repository, the commit, and the files with their places in the data folder.
+        staging: Folder of the checkout, outside of what readers see.
 
     Raises:
         ValueError: git is missing or fails, or the commit or a file is not in the repository.

@@ -70,9 +70,13 @@ def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
 
 
 def parquet_files(part: HubPart, snapshot: Path) -> list[Path]:
-    """Return the parquet files of the part's configuration and split in a snapshot of the dataset.
+    """Return the parquet files of one configuration and split among the downloaded files of a hub dataset.
 
     Of a dataset above 5 GB, the hub converts only the beginning, in folders that begin with ``partial-``.
+
+    Args:
+        part: The dataset, its configuration and split.
+        snapshot: Folder of the dataset's files in the hub's cache.
 
     Raises:
         NotOnTheHub: There are none.
@@ -97,7 +101,13 @@ def _splits(part: HubPart, revision: str) -> list[str]:
 
 
 def part_records(part: HubPart, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """Return the records to write: columns made, rows skipped, merged and drawn by the settings of the part."""
+    """Convert rows of a hub dataset to the records that are written to a file of the data folder.
+
+    Args:
+        part: Settings of the conversion: rows to skip, columns to make, whether rows with equal inputs are merged, and
+            how many records are drawn at random.
+        rows: Rows of the dataset.
+    """
     kept = (row for row in rows if not _skipped(part, row))
     records: Iterable[dict[str, Any]] = (_record(part, index, row) for index, row in enumerate(kept))
     if part.merged:

@@ -29,11 +29,11 @@ RECORDS = ".downloads"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Record of the files that one part has placed.
+    """Says which files a download has placed in the data folder, and from where, so that changes are noticed.
 
     Args:
-        origin: Source of the part, as text.
-        licence: Licence of the part when it was obtained.
+        origin: Source of the files, as text.
+        licence: Licence of the files when they were obtained.
         revision: Commit of the repository or dataset.
         rows: Rows of a dataset; 0 for files.
         targets: Files and folders that were placed, relative to the data folder.
@@ -49,12 +49,14 @@ class Record:
 
 
 class PartFolder:
-    """The record and the unfinished files of one part of a collection.
+    """Places the downloaded files of one part of a collection, all or none, and records them.
+
+    Files without a record were placed by a person and are never replaced.
 
     Args:
         folder: Data folder.
         collection: Name of the collection.
-        part: The part.
+        part: The part: a set of files of the collection that are obtained together.
     """
 
     def __init__(self, folder: Path, collection: str, part: Part) -> None:
@@ -132,7 +134,11 @@ class PartFolder:
         return record
 
     def finish(self, record: Record) -> bool:
-        """Rename recorded files that an interrupted download left; return whether all files are at their targets."""
+        """Place recorded files that an interrupted download left; return whether all recorded files are in place.
+
+        Args:
+            record: The files of the download.
+        """
         for target in record.targets:
             waiting, place = self.unfinished / "ready" / target, self.folder / target
             if waiting.exists() and not place.exists():
@@ -144,10 +150,13 @@ class PartFolder:
         return True
 
     def require_gone(self, record: Record) -> None:
-        """Check that a part with missing files can be obtained again without replacing a file.
+        """Raise an error if downloading missing files again would replace files that are still there.
+
+        Args:
+            record: The files of the earlier download.
 
         Raises:
-            ValueError: A target with missing files exists.
+            ValueError: A placed folder is there, and some of its recorded files are missing or changed.
         """
         missing = [Path(path) for path in self.missing(record)]
         incomplete = [target for target in record.targets if any(path.is_relative_to(target) for path in missing)]
@@ -155,7 +164,7 @@ class PartFolder:
             raise self._changed_error(list(map(str, missing)), left)
 
     def require_unchanged(self, record: Record) -> None:
-        """Check the digests of all recorded files.
+        """Raise an error if a recorded file has changed since it was downloaded, by its digest.
 
         Raises:
             ValueError: A file was changed or removed after the download.

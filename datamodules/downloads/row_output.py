@@ -12,7 +12,11 @@ from ..messages import nearest, some
 
 
 def recipe_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
-    """Return the columns that recipes make from a row, and no others.
+    """Make the columns of an output file from a row of a published dataset; other columns are left out.
+
+    Args:
+        row: The row.
+        recipes: For each column to write, the path of a value in the row, and steps that change it.
 
     Raises:
         ValueError: The row lacks a column that a recipe reads; the error names the nearest ones.
@@ -32,7 +36,7 @@ def recipe_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
 
 
 def write_rows(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    """Write one record per line and return the number of records; dates are written as text."""
+    """Write records to a JSONL file, and return their number; dates are written as text."""
     number = 0
     with whole_file(path) as output:
         for record in records:

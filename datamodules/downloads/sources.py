@@ -35,7 +35,7 @@ PARQUET_BRANCH = "refs/convert/parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Part(ABC):
-    """Base class of the parts of a collection; a part is obtained and placed as a whole.
+    """Base class of the parts of a collection: sets of files from one source that are downloaded all or none.
 
     Args:
         name: Name, unique within the collection.
@@ -62,7 +62,7 @@ class Part(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """How a table, or parallel text files, of a repository are converted to one JSONL file of rows.
+    """Declares how a table of a git repository, or parallel text files, are converted to one JSONL file of rows.
 
     Args:
         from_files: One table (``.tsv``, ``.csv``), or several text files of equally many lines: line i of each is
@@ -78,13 +78,13 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class GitPart(Part):
-    """Part from a git repository at one commit, whose hash git verifies.
+    """Declares files of a collection that are downloaded from a git repository at one commit, whose hash git verifies.
 
     Args:
         git: Address of the repository.
         commit: Hash of the commit, 40 hexadecimal digits.
-        files: Target of each file or folder of the repository, relative to the data folder.
-        tables: Tables to convert, by target.
+        files: Place in the data folder, by file or folder of the repository.
+        tables: Tables to convert to JSONL, by place of the JSONL file in the data folder.
         licence_file: File of the repository with its licence, which is copied to ``licences/``; empty if it has none.
     """
 
@@ -105,7 +105,7 @@ class GitPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class HubPart(Part):
-    """Part that is one split of a hub dataset, written as JSONL.
+    """Declares one split of a hub dataset that is downloaded for a collection and written as a JSONL file.
 
     Args:
         hub: Name of the dataset.
@@ -147,12 +147,12 @@ class HubPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class HandPart(Part):
-    """Part that a person places, since its licence requires a form, a click, or a program of the authors.
+    """Declares files that a person must place, since their licence requires a form, a click, or the authors' program.
 
     Args:
         by_hand: Page to get the files from.
         how: Steps for a person on that page.
-        files: Target of each file, relative to the data folder.
+        files: Place in the data folder, by file.
     """
 
     by_hand: str
@@ -170,11 +170,11 @@ class HandPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateRowsPart(Part):
-    """Part that stands for the hub datasets under all templates of a collection (``template_parts.py``).
+    """Declares that the rows of all hub datasets are downloaded for which FLAN or PromptSource has templates.
 
     Args:
         rows_of: Collection whose templates name the datasets: ``flan`` or ``promptsource``.
-        to: Target, a folder with a folder for each split.
+        to: Place in the data folder: a folder with a folder for each split.
         splits: Splits to obtain.
     """
 
@@ -197,7 +197,7 @@ PARTS: Mapping[str, type[Part]] = {"git": GitPart, "hub": HubPart, "by_hand": Ha
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """A collection that ``crosstask download`` obtains by its name.
+    """Declares what ``crosstask download`` obtains for one name: the parts of a benchmark or corpus, and their use.
 
     Args:
         name: Name of the collection.
@@ -205,7 +205,7 @@ class Collection:
         use: ``collection`` for one of OPT-IML Bench's eight, ``stream`` for another source of training text,
             ``evaluation`` for a benchmark that only evaluates.
         reader: Class of its benchmark reader.
-        parts: Parts of the collection.
+        parts: Sets of its files, each from one source.
         note: Caveats for its users; empty for none.
     """
 
@@ -219,7 +219,10 @@ class Collection:
 
 @cache
 def read_sources(path: str = "") -> Mapping[str, Collection]:
-    """Return the collections of a table of sources by name; an empty path is the installed table.
+    """Read the YAML table of where collections are downloaded from, and return the collections by name.
+
+    Args:
+        path: The table; empty for the installed one.
 
     Raises:
         ValueError: The table has an unknown or missing field, a path outside the data folder, or a target twice.

@@ -9,10 +9,10 @@ from .sources import HubPart, TemplateRowsPart
 
 
 def template_parts(part: TemplateRowsPart, folder: Path) -> list[HubPart]:
-    """Return the parts to download for the rows under a collection's templates.
+    """Return a download for each hub dataset and split for which FLAN, or PromptSource, has templates.
 
     Args:
-        part: The entry of the table of sources for all of these rows.
+        part: Entry of the table of sources that stands for all of these datasets.
         folder: Data folder, in which PromptSource's templates are.
 
     Raises:

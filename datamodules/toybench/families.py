@@ -55,7 +55,9 @@ WRITERS: tuple[Callable[[Path, Random, int], None], ...] = (
 
 
 def write_families(folder: Path, *, examples: int = 24, seed: int = 0) -> None:
-    """Write small files for every benchmark reader into a folder; equal arguments write equal bytes.
+    """Write small synthetic files in the published format of every benchmark, so that all readers run offline.
+
+    Equal arguments write equal bytes.
 
     Args:
         folder: Folder of the files; it is created if it is missing.
@@ -67,7 +69,11 @@ def write_families(folder: Path, *, examples: int = 24, seed: int = 0) -> None:
 
 
 def toy_benchmarks(folder: str | Path) -> list[Benchmark]:
-    """Return a benchmark reader for everything that ``write_families`` wrote, those of evaluation benchmarks last."""
+    """Return a reader for each benchmark of synthetic files in a folder; those of evaluation benchmarks come last.
+
+    Args:
+        folder: Folder that ``write_families`` has filled.
+    """
     root = str(folder)
     rows = {"super_glue_rte": RowSource(f"{root}/promptsource/rte.jsonl")}
     flan = {"rte": FlanRows(f"{root}/flan/rte.jsonl", options=["yes", "no"], label="label")}

@@ -34,7 +34,7 @@ Draw = Callable[[Random, str], tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of the table below, which makes a task for each kind of items.
+    """Operation on a short list, such as reversing it; it makes one task for each kind of items in the list.
 
     Args:
         name: Unique name; tasks are named ``<name>_<kind>s``.
@@ -42,9 +42,9 @@ class Operation:
         definition: Instruction; ``{}`` stands for the kind of items.
         rule: Explanation in the demonstrations.
         draw: Function that draws one pair (input, output).
-        train: Kinds of items whose tasks are in ``train_tasks.txt``, separated by spaces.
-        dev: The same for ``dev_tasks.txt``.
-        test: The same for ``test_tasks.txt``.
+        train: Kinds of items whose tasks train, separated by spaces.
+        dev: Kinds of items whose tasks are validated.
+        test: Kinds of items whose tasks are tested.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class ToyTask:
-    """A task: one operation on one kind of items.
+    """Task of the embedded benchmark: one operation on one kind of items, e.g. lists of animals in reverse order.
 
     Args:
         operation: The operation.
@@ -93,7 +93,12 @@ def others(kind: str) -> list[str]:
 
 
 def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = (2, 4)) -> Draw:
-    """Return a ``Draw`` of two to four distinct items, whose output is a list: ``list: cat owl``."""
+    """Return a function that draws a list of distinct items as input, ``list: cat owl``, and its solution as output.
+
+    Args:
+        solve: Function that returns the items of the output.
+        sizes: Smallest and largest number of items.
+    """
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         items = rng.sample(POOLS[kind], rng.randint(*sizes))
@@ -109,7 +114,7 @@ def a_capital_list(rng: Random, kind: str) -> tuple[str, str]:
 
 
 def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts: tuple[int, int] = (1, 3)) -> Draw:
-    """Return a ``Draw`` of four or five items, a uniformly drawn number of which are of the kind.
+    """Return a function that draws a list of four or five items as input, only some of them of the task's kind.
 
     Args:
         solve: Function of (whether each item is of the kind, items) that returns the output.
@@ -149,9 +154,12 @@ def a_choice(rng: Random, kind: str) -> tuple[str, str]:
 
 
 def a_sentence(template: str) -> Draw:
-    """Return a ``Draw`` of a sentence with four gaps, filled in order.
+    """Return a function that draws four items as input, and a sentence with these items in its gaps as output.
 
     ``list: Ann red cat Ben`` becomes ``Ann gives a red cat to Ben.``
+
+    Args:
+        template: The sentence, with ``{}`` for the gaps: a name, a color, an item of the task's kind, a name.
     """
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:

@@ -46,9 +46,10 @@ PROMPTS = (
 
 
 def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, families: bool = False) -> None:
-    """Write the embedded benchmark into a new or empty folder; do nothing if the folder already holds it.
+    """Write a synthetic benchmark in the format of Super-NaturalInstructions, which a small model learns in minutes.
 
-    Equal arguments write equal bytes. The folder is moved into place when it is complete.
+    The folder must be new or empty; if it already holds the same benchmark, nothing is done. Equal arguments write
+    equal bytes. The folder is moved into place when it is complete.
 
     Args:
         folder: Folder for ``tasks/``, ``splits/`` and ``tokenizer/``.
@@ -117,7 +118,7 @@ def _write(folder: Path, instances: int, seed: int) -> None:
 
 
 def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[str, Any]:
-    """Return the content of a task's JSON file.
+    """Return the content of a task's JSON file in the format of Super-NaturalInstructions, with random instances.
 
     Args:
         task: The task.
