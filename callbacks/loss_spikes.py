@@ -77,7 +77,7 @@ class LossSpikes(Callback):
         self._report(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses of the window for a resumed run, including those that were not read yet."""
+        """Return the last losses, for a resumed run to compare with, including those that were not read yet."""
         return {"losses": [*self._losses, *_read(self._unread)], "unread": len(self._unread), "spikes": self.spikes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def shown_prompts(data: PromptedData) -> list[Prompt]:
 
 
 def training_prompts(data: PromptedData) -> Iterator[Prompt]:
-    """Yield the prompts of the training tasks' files, which are read as far as they are needed."""
+    """Render the prompts of the training tasks one after another; files are read only as far as they are needed."""
     for name in data.task_names()["train"]:
         task = data.task(name)
         examples = (each for each in data.benchmark.examples(name) if skip_reason(task, each) is None)

@@ -75,7 +75,7 @@ class PredictionWriter(Callback):
         self._join(trainer, "predict")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close this process's part, so that the next run can resume from it."""
+        """Close this process's file of predictions, from which the next run can resume."""
         if self._part is not None:
             self._part.close()
             self._part = None

@@ -145,7 +145,7 @@ class Generator(NamedTuple):
 def generate_samples(
     examples: SampledExamples, generator: Generator, settings: SamplingSettings, folder: Path, *, budget: int
 ) -> None:
-    """Sample responses to this process's share of the examples, except those that its sample file has already.
+    """Sample responses to this process's share of the examples, except those that its file has already.
 
     Args:
         examples: The examples of all processes.

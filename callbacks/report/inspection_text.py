@@ -22,7 +22,7 @@ PLAIN_LEGEND = "trained tokens are between « and »"
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """Print documents, rows, lengths and the mixture."""
+    """Print the inputs of a model: examples, packed rows, lengths and the mixture of tasks."""
     colored = console.color_system is not None
     if inspection.documents:
         console.print(LEGEND if colored else PLAIN_LEGEND, style="dim", highlight=False)

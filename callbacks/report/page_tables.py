@@ -70,7 +70,7 @@ def _with_runs(name: str, runs: list[str]) -> str:
 
 
 def coverage_tables(coverage: Coverage) -> tuple[PageTable, PageTable]:
-    """Return the coverage of a published table by column, and by task."""
+    """Return how much of a published results table was evaluated, as a table by column and a table by task."""
     columns: list[list[TableCell]] = [[*row] for row in coverage_rows(coverage)]
     tasks: list[list[TableCell]] = [[*row] for row in task_rows(coverage)]
     return (
@@ -80,7 +80,7 @@ def coverage_tables(coverage: Coverage) -> tuple[PageTable, PageTable]:
 
 
 def shots_table(report: SystemsReport) -> PageTable:
-    """Return the average and the levels at each number of shots, a column for each system."""
+    """Return the average and the mean of each level of generalization by number of shots, a column for each system."""
     cells = [*cells_of_kind(report, "average"), *cells_of_kind(report, "level")]
     rows: list[list[TableCell]] = [[cell_name(cell), *estimates_in(report, cell)] for cell in cells]
     return PageTable("Scores by shots", ["", *(system.name for system in report.systems)], rows)

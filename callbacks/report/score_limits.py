@@ -12,7 +12,7 @@ MOST_NAMED = 20
 
 
 def limits_of(group: Group) -> dict[str, str]:
-    """Return a remark on a group's instances without a meaningful score, by metric; empty if there are none.
+    """Return how many instances of a task, category or level a metric cannot score, as text by metric; {} if none.
 
     >>> limits_of(Group("task", 0, "rouge_l", 1, {}, unread=2))
     {'rouge_l': '2 unread'}
@@ -22,7 +22,7 @@ def limits_of(group: Group) -> dict[str, str]:
 
 
 def limits_text(report: ScoreReport) -> list[str]:
-    """Return a sentence for each kind of remark that occurs in the report."""
+    """Return sentences that name the tasks with instances which ROUGE-L or exact match cannot score."""
     unread = [(group, group.unread) for group in report.tasks if group.unread]
     erased = [(group, group.erased) for group in report.tasks if group.erased]
     texts = []

@@ -108,7 +108,7 @@ def _response_record(responses: ScoredResponses, place: int) -> dict[str, Any]:
 
 
 def cut_remarks(cuts: Mapping[str, PairCuts]) -> list[str]:
-    """Return a sentence on the pairs of each scorer that were cut; none for scorers that read all pairs whole."""
+    """Return a sentence on the truncated pairs of each scorer; none for a scorer without truncated pairs."""
     return [
         f"{name}: {own.cut} of {own.pairs} pairs were too long and were cut, {own.response_cut} of them in the "
         f"response, and {own.equal} differ from another one only in the part that was cut"

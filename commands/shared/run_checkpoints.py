@@ -38,7 +38,7 @@ def set_up_checkpoints(trainer: Trainer) -> None:
 
 
 class LastStep(ModelCheckpoint):
-    """ModelCheckpoint that saves ``last.ckpt`` after the last step, whose number is known when the data is set up."""
+    """ModelCheckpoint that saves ``last.ckpt`` after the last step; its number is read once the data is set up."""
 
     @property
     def state_key(self) -> str:

@@ -121,7 +121,7 @@ def _require_collections(arm: str, settings: Mapping[str, Any]) -> None:
 
 
 def write_run(run: SweepRun) -> None:
-    """Write recipe.yaml and the digests of the input files into the folder of a run.
+    """Write the settings of a training (recipe.yaml) and digests of its input files into its folder, before it starts.
 
     Raises:
         ValueError: The folder has a run with other settings or other input files.

@@ -53,7 +53,7 @@ class EvaluationLoaders:
 
     @property
     def row_kind(self) -> CausalRows | Seq2SeqRows:
-        """Layout of packed rows, in training and for the validation loss."""
+        """Builder of packed rows for training and for the validation loss, by the kind of model."""
         pad = self.preparation.tokenizer.pad_token_id
         if self.target_length is None:
             return CausalRows(self.row_length, pad)
@@ -61,7 +61,7 @@ class EvaluationLoaders:
 
     @property
     def option_rows(self) -> OptionRows:
-        """Layout of rows with options to rank."""
+        """Builder of rows with options to rank, by the kind of model."""
         pad, packed = self.preparation.tokenizer.pad_token_id, self.packing is not one_per_row
         if self.target_length is None:
             return CausalOptionRows(pad, self.row_length, self.row_length, packed)
@@ -82,7 +82,12 @@ class EvaluationLoaders:
         return ChainedLoader(ranked, self._prompt_loader(examples.select(options=False), replicas, skip))
 
     def loss_loader(self, examples: EvaluationSet, replicas: Replicas) -> RowLoader:
-        """Return one replica's batches of the stage's documents in packed rows, for the loss on their targets."""
+        """Return one replica's batches of packed rows with prompts and targets, for the validation loss.
+
+        Args:
+            examples: The examples of the stage (validation or test), and their prompts.
+            replicas: This process's replica.
+        """
         documents = self.preparation.tokenize(examples.prompts)
         budget = self.evaluation.batch_tokens
         return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=budget, replicas=replicas)

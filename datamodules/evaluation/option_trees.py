@@ -35,7 +35,7 @@ def tokenize_options(
     joint: str = " ",
     end: int | None = None,
 ) -> list[list[TokenizedExample]]:
-    """Return a document for each option of each prompt, tokenized as training examples are.
+    """Tokenize each option behind its prompt, as training examples are tokenized; return a document for each option.
 
     Args:
         tokenizer: The model's tokenizer.

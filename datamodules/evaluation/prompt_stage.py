@@ -89,7 +89,9 @@ def read_prompt_stage(
     trained: Sequence[Task],
     path: Path | None = None,
 ) -> PromptStage:
-    """Read the examples of a stage and render their prompts; print how many demonstrations the prompts have.
+    """Read the examples that validation or test evaluates, and render their prompts.
+
+    How many demonstrations the prompts have is printed.
 
     Args:
         loaders: Builds the dataloaders; has the settings of rendering and evaluation.

@@ -44,7 +44,7 @@ def option_documents(
     options: Sequence[Sequence[str]],
     tokenize: Callable[..., Documents],
 ) -> Iterator[list[TokenizedExample]]:
-    """Tokenize the options of each prompt behind it, some prompts at a time, and yield the documents of each prompt.
+    """Tokenize each option behind its prompt, some prompts at a time, and yield the options' tokens for each prompt.
 
     Prompts that are conversations are rendered by the tokenizer's chat template.
 

@@ -69,7 +69,7 @@ def length_histogram(name: str, lengths: NDArray[np.integer], limit: int | None 
 
 @dataclass(frozen=True)
 class DocumentLengths:
-    """Lengths of training documents, and numbers of truncated and skipped ones.
+    """Histograms of the lengths of training examples in tokens, and numbers of truncated and skipped ones.
 
     Args:
         documents: Number of measured documents.

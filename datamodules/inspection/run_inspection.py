@@ -59,7 +59,7 @@ class Inspection:
 
 
 def inspect_run(data: BenchmarkDataModule, *, examples: int, rows: int, steps: int | None, depth: int) -> Inspection:
-    """Return the first documents and rows of a run's training, with lengths and mixture.
+    """Return the first examples and packed rows of a training as text, with lengths and the mixture of tasks.
 
     Args:
         data: The run's datamodule; tasks that its store lacks are prepared.
@@ -86,7 +86,9 @@ def inspect_run(data: BenchmarkDataModule, *, examples: int, rows: int, steps: i
 
 
 def inspect_task(data: BenchmarkDataModule, name: str, *, template: str | None, examples: int) -> Inspection:
-    """Return the first documents of one task; only this task is prepared if the store lacks it.
+    """Return the first training examples or evaluated prompts of one task as the model reads them.
+
+    Only this task is tokenized if it is not on disk yet.
 
     Args:
         data: The run's datamodule.

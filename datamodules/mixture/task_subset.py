@@ -14,9 +14,9 @@ class TaskSubset:
     """Size of a subset of the training tasks (arXiv 2212.12017, Figures 2 and 3). Set either `tasks` or `categories`.
 
     A smaller subset is contained in a larger one. Tasks whose data is also evaluated are in every subset, or their
-    categories are, so that fully supervised tasks stay so. Levels of generalization are those of all training tasks,
-    whatever the subset, so that runs with different subsets are compared on the same tasks. Extra streams
-    (``mixture.extra``) always train, and are not counted.
+    categories are, so that tasks which are evaluated as fully supervised remain so. Levels of generalization are those
+    of all training tasks, whatever the subset, so that runs with different subsets are compared on the same tasks.
+    Benchmarks in ``mixture.extra`` always train, and are not counted.
 
     Args:
         tasks: Number of tasks, in a random order.

@@ -40,8 +40,9 @@ for random orders.
 
 
 def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Pack by best-fit decreasing: from the longest on, each document goes into the row that it fills most.
+    """Pack tokenized examples (documents) into rows by best-fit decreasing, so that little padding is left.
 
+    From the longest on, each document goes into the row in which it leaves the least room.
     Documents of one size, and rows with the same room left, are interchangeable. They are assigned in bulk, so that the
     cost depends on the number of different sizes rather than of documents (after Krell et al., arXiv 2107.02027). The
     assignment of equally long documents to rows, the order within a row and the order of the rows are random.
@@ -102,7 +103,9 @@ def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 
 
 def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Pack documents in their order, as OPT-IML's released program does; one that does not fit begins a new row.
+    """Pack tokenized examples into rows in their order, as OPT-IML's released program does.
+
+    An example that does not fit into the current row begins a new one.
 
     Args:
         sizes: int [n], columns of a row that each document takes.
@@ -125,7 +128,7 @@ def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 
 
 def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Put every document into a padded row of its own; for models that cannot keep packed documents apart.
+    """Put every tokenized example into a padded row of its own, for models that cannot keep packed examples apart.
 
     Args:
         sizes: int [n], columns of a row that each document takes.

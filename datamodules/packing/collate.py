@@ -20,7 +20,7 @@ RowBatch = CausalBatch | Seq2SeqBatch | ScoredBatch
 
 
 class Cuts(NamedTuple):
-    """Truncation of n documents.
+    """Which of n tokenized examples (documents) are truncated.
 
     Args:
         truncated: bool [n], whether a document is longer than a row and loses tokens.
@@ -63,7 +63,7 @@ class RowKind(Protocol):
         ...
 
     def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
-        """Return which documents are truncated."""
+        """Return which of n documents are truncated, and which of them lose target tokens."""
         ...
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> RowBatch:
@@ -112,10 +112,11 @@ def holes_of(documents: Sequence[TokenizedExample]) -> Integers:
 
 @dataclass(frozen=True)
 class CausalRows:
-    """Rows for a decoder-only model. A document longer than a row keeps its last `length` tokens.
+    """Builds batches of packed rows for a decoder-only model.
 
-    The end is kept because it holds the target (OPT-IML, arXiv 2212.12017, section 3.3). The first token of a document
-    is never a target, since no token of the document precedes it.
+    A document (a tokenized example) longer than a row keeps its last `length` tokens. The end is kept because it holds
+    the target (OPT-IML, arXiv 2212.12017, section 3.3). The first token of a document is never a target, since no token
+    of the document precedes it.
 
     Args:
         length: Columns of a row.
@@ -199,7 +200,7 @@ class CausalRows:
 
 @dataclass(frozen=True)
 class Seq2SeqRows:
-    """Rows for an encoder-decoder model: sources in the encoder's rows, targets in the decoder's.
+    """Builds batches of packed rows for an encoder-decoder model: sources in encoder rows, targets in decoder rows.
 
     A source that is too long keeps its end, which has the question. A target that is too long keeps its beginning, as
     generation does.

@@ -41,7 +41,7 @@ class Groups(NamedTuple):
         return np.diff(self.firsts).tolist()
 
     def members(self, tasks: Places, groups: Places) -> tuple[Places, Places, Places]:
-        """Return the documents of drawn groups, as three int64 [documents]: draw, task, and document of the task.
+        """Return (draw, task, index within the task) of each document of the drawn groups, int64 [documents] each.
 
         Args:
             tasks: int64 [draws], task of each draw.

@@ -83,7 +83,7 @@ class MixturePlan(TrainPlan):
         return packing_report(self, self.epoch)
 
     def describe(self, steps: int) -> MixtureReport:
-        """Return the mixture as a tree, with the expected draws of each task in `steps` optimizer steps."""
+        """Return the expected draws of each task in `steps` optimizer steps, as a tree of benchmarks and categories."""
         rates = np.asarray(self.mixture.rates)
         rows_per_draw = float(np.dot(rates, [size.rows for size in self.sizes]))
         return mixture_report(self.sizes, rates, steps * self.rows_per_step / rows_per_draw, self.rules)

@@ -102,13 +102,21 @@ class TrainPlan:
         self._cached: tuple[int, WindowPlan] | None = None
 
     def window(self, index: int) -> WindowPlan:
-        """Return the plan of the window with this index; the last one is cached."""
+        """Return which documents are in which row of a window; the last result is cached.
+
+        Args:
+            index: Index of the window, from 0; a window is successive draws that are packed together.
+        """
         if self._cached is None or self._cached[0] != index:
             self._cached = (index, self._plan(index))
         return self._cached[1]
 
     def lengths(self, plan: WindowPlan) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return (tokens, source tokens) of the draws of a window, int32 [draws] each."""
+        """Return the numbers of tokens and of source tokens of each drawn document, int32 [draws] each.
+
+        Args:
+            plan: Plan of the window in which they were drawn.
+        """
         return self._measures(plan.tasks, plan.examples)
 
     def _plan(self, index: int) -> WindowPlan:
@@ -141,7 +149,7 @@ class TrainPlan:
     def step(self, position: Position) -> tuple[list[Row], Position]:
         """Return the rows of the optimizer step that begins at a position, and the position after them.
 
-        A step may span windows, so that every row is trained.
+        A step may take rows from two windows (draws that are packed together), so that every row is trained.
         """
         taken: list[Row] = []
         window, row = position
@@ -159,7 +167,7 @@ class TrainPlan:
         return Row(tuple(documents), int(plan.row_targets[index]), float(plan.row_costs[index]), groups)
 
     def documents(self, row: Row) -> list[TokenizedExample]:
-        """Return the documents of a row, with their groups if there are any."""
+        """Read the tokens of the documents in a row; each gets the number of its group if documents are grouped."""
         documents = [self.stored.document(task, example) for task, example in row.documents]
         groups = row.groups or [None] * len(documents)
         return [document._replace(group=group) for document, group in zip(documents, groups, strict=True)]

@@ -231,7 +231,7 @@ class TextDocuments:
         self._head, self._end = leading_tokens(tokenizer, bos), [tokenizer.eos_token_id]
 
     def documents(self, ids: Sequence[int], rng: random.Random) -> list[TokenizedExample]:
-        """Return the documents of a text, one for each piece; [] for a text of a single token.
+        """Make the tokenized training examples of a text, one for each piece; [] for a text of a single token.
 
         Args:
             ids: Token ids of the text.

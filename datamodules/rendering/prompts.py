@@ -211,7 +211,7 @@ class TkInstructPrompt(PromptForm):
         return self.within(task, example, rng, fits=lambda source: True)
 
     def within(self, task: Task, example: Example, rng: random.Random, *, fits: Callable[[str], bool]) -> Prompt:
-        """Return the prompt with as many demonstrations as fit.
+        """Return an example's prompt with as many of the task's demonstrations as fit into a limit.
 
         As in Tk-Instruct, the first positive demonstration that does not fit ends the positive ones, and likewise the
         negative ones. Definition and input are kept even if they do not fit by themselves.

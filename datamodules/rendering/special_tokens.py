@@ -125,7 +125,7 @@ def _merged(merge: str | Sequence[str], prefix: str) -> tuple[str, str, str]:
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list[int]:
-    """Return the token ids before the text of a document.
+    """Return the token ids with which a model's input begins, before the text, such as bos.
 
     Args:
         tokenizer: The model's tokenizer.

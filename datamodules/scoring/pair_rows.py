@@ -116,7 +116,7 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 def kept_tokens(
     instructions: Integers, responses: Integers, room: int, truncation: Truncation
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (tokens kept of each instruction, tokens kept of each response), int64 [n] each.
+    """Compute how many tokens of instruction and response remain if pairs are truncated, int64 [n] each.
 
     Args:
         instructions: int [n], tokens of each instruction.
@@ -198,7 +198,7 @@ class ScoredRows:
         return np.ones_like(lengths)
 
     def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
-        """Return which pairs are truncated, and of which the response is (``target_cut``)."""
+        """Return which pairs are truncated, and which of them lose tokens of the response (``target_cut``)."""
         instructions, responses = self._sides(lengths, n_sources)
         _, kept = kept_tokens(instructions, responses, self.room, self.truncation)
         return Cuts(lengths > self.pair_length, kept < responses)

@@ -136,7 +136,7 @@ def correct_responses(example: Example) -> list[str]:
 
 
 class UnlabelledExample(NamedTuple):
-    """Training example with all that its pairs are made of, before its responses get their correctness.
+    """Training example with instruction and sampled responses, before its responses get their correctness.
 
     Args:
         example: The example.
@@ -156,11 +156,12 @@ def pairs_as_released(
 ) -> list[list[tuple[str, float]]]:
     """Return the (response, correctness) of each example of a task, labelled as in Cappy's released program.
 
-    A pair of instruction and response that occurs several times in the task keeps its first label, in the order
-    reference, mismatch, sample. Equal references of equal instructions are several pairs. For each reference one
-    mismatch is drawn from all references of the task, and dropped if its pair has a label already, so that some
-    examples have no wrong response. A sample is labelled against the references of its own example. That program has no
-    options; here, wrong options are labelled as mismatches.
+    A mismatch is a reference drawn for another example, with correctness 0. A pair of instruction and response that
+    occurs several times in the task keeps its first label, in the order reference, mismatch, sample. Equal references
+    of equal instructions are several pairs. For each reference one mismatch is drawn from all references of the task,
+    and dropped if its pair has a label already, so that some examples have no wrong response. A sample is labelled
+    against the references of its own example. That program has no options; here, wrong options are labelled as
+    mismatches.
 
     Source: tanyuqian/cappy, cappy_bigbench.py, get_cappy_dataset.
 

@@ -102,7 +102,7 @@ def prompt_digest(prompt: str) -> str:
 
 
 def require_settings(path: Path, about: Mapping[str, Any]) -> None:
-    """Write the settings of a new sample file beside it, or compare them with those of an existing file.
+    """Write the settings of a new file of samples beside it, or compare them with those of an existing file.
 
     Args:
         path: The sample file.
@@ -131,5 +131,5 @@ def require_settings(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def write_generator_info(path: Path, name: str, parameters: int) -> None:
-    """Write the name of the sampled model and its number of parameters beside its sample file."""
+    """Write the name of the sampled model and its number of parameters beside its file of samples."""
     write_whole(path.with_suffix(".model.json"), json.dumps({"generator": name, "parameters": parameters}))

@@ -45,7 +45,12 @@ class Sample(NamedTuple):
     prompt: str | None = None
 
     def line(self, task: str, example: str) -> str:
-        """Return the sample as a line of a sample file; `task` and `example` are name and id."""
+        """Return the sample as a JSON line of a file of samples.
+
+        Args:
+            task: Name of the task.
+            example: Id of the example.
+        """
         fields = {key: value for key, value in self._asdict().items() if value is not None}
         return json.dumps({"task": task, "id": example, **fields}, ensure_ascii=False) + "\n"
 

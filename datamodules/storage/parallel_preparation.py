@@ -18,7 +18,7 @@ from .store import remove_abandoned
 
 
 class Job(NamedTuple):
-    """Training task to prepare.
+    """A training task to render and tokenize, as a work item of ``prepare_tasks``.
 
     Args:
         name: Name of the task.
@@ -48,7 +48,7 @@ class PreparationCounts(NamedTuple):
 
 
 def prepare_tasks(preparation: Preparation, jobs: Sequence[Job], *, processes: int = 1) -> PreparationCounts:
-    """Write the documents of the tasks that the store lacks, and return numbers of tasks and documents.
+    """Render and tokenize the training tasks that are not on disk yet, and return numbers of tasks and documents.
 
     Args:
         preparation: Settings of rendering and tokenization; with several processes it must be picklable.

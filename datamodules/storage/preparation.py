@@ -82,9 +82,9 @@ class Preparation:
     chosen: Chosen = field(default_factory=dict, kw_only=True)
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
-        """Return the folder of a training task's documents, which may not exist yet.
+        """Return the folder of a training task's tokenized examples, which may not exist yet.
 
-        Its name is a digest of everything that decides the documents, the contents of the task's data files included.
+        Its name is a digest of everything that decides the tokens, the contents of the task's data files included.
 
         Args:
             name: Name of the task.
@@ -238,7 +238,7 @@ class Preparation:
         return self.tokenize([Prompt(*pair) for pair in pairs]) if pairs else []
 
     def write(self, name: str, *, validated: bool, tested: bool, verified: bool = False) -> int | None:
-        """Write the documents of one training task, and return their number; None if the store has them already.
+        """Tokenize a training task to disk, and return the number of its documents; None if it is there already.
 
         A damaged folder is reported and written again.
 
@@ -270,7 +270,13 @@ class Preparation:
         )
 
     def training_examples(self, name: str, *, validated: bool, tested: bool) -> ExampleSubset:
-        """Return the training examples of a task in the order of its documents, examples to skip included."""
+        """Return the training examples of a task in the order in which they are stored, skipped ones included.
+
+        Args:
+            name: Name of the task.
+            validated: Whether instances of it are held out for validation.
+            tested: Whether instances of it are held out for test.
+        """
         examples, chosen = self._chosen(name, validated=validated, tested=tested)
         return examples.subset(chosen.train)
 
@@ -318,7 +324,7 @@ class Preparation:
         return documents_of
 
     def document_examples(self, task: Task, examples: Iterable[Example]) -> list[Example]:
-        """Return the example of each document; a long text has several documents, a skipped example none.
+        """Return the example that each stored document was made from; a long text makes several, a skipped one none.
 
         Args:
             task: The task.

@@ -39,12 +39,12 @@ STORE_VERSION = 8
 
 
 class Remark(str):
-    """Remark on an example that is stored, e.g. that its samples do not train. Equal remarks are counted."""
+    """Text that ``write_task`` counts without leaving an example out, e.g. that an example's samples do not train."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """The n documents of one task: lengths in memory, tokens on disk.
+    """The n tokenized training examples (documents) of one task: lengths in memory, tokens in a memory map.
 
     Args:
         folder: Folder of the documents.
@@ -74,7 +74,7 @@ class StoredTask:
         return len(self.lengths)
 
     def document(self, index: int) -> TokenizedExample:
-        """Return document `index`, whose tokens are a view of the memory map."""
+        """Return the tokenized example with this index; its tokens are a view of the memory map."""
         start = self.starts[index]
         tokens = _tokens(self.folder)[start : start + self.lengths[index]]
         label = None if self.labels is None else float(self.labels[index])
@@ -83,7 +83,10 @@ class StoredTask:
 
 
 def rows_of(holes: NDArray[np.integer], first: int, last: int) -> NDArray[np.integer]:
-    """Return the rows of `holes` that belong to documents `first` to `last` - 1.
+    """Select the rows of an array ``holes`` that belong to the documents `first` to `last` - 1.
+
+    >>> rows_of(np.array([[0, 5, 8], [2, 3, 4], [2, 6, 9]]), 1, 3).tolist()
+    [[2, 3, 4], [2, 6, 9]]
 
     Args:
         holes: int [h, 3], (document, begin, end) of untrained tokens between two targets, sorted by document.
@@ -154,7 +157,7 @@ def remove_abandoned(root: Path) -> int:
 def write_task(
     folder: Path, documents: Iterable[TokenizedExample | str], *, vocabulary: int, about: Mapping[str, Any]
 ) -> int:
-    """Write the documents of a task into a new folder of the store, and return their number.
+    """Write the tokenized training examples (documents) of a task into a new folder, and return their number.
 
     The folder appears complete or not at all: it is filled under another name and renamed. If another process has
     written the same folder in the meantime, that folder is kept.
@@ -243,10 +246,10 @@ class _Columns:
 
 
 def damage(folder: Path, *, fully: bool = False) -> str | None:
-    """Describe the damage to a folder of the store in a sentence; return None if it is intact.
+    """Describe the damage to a task's folder of tokenized examples in a sentence; return None if it is intact.
 
     Args:
-        folder: An existing folder.
+        folder: An existing folder, as ``write_task`` wrote it.
         fully: Whether to read all files and compare their checksums, or their sizes alone.
     """
     try:
@@ -266,7 +269,9 @@ def remove_damaged(folder: Path) -> None:
 
 
 def open_task(folder: Path) -> StoredTask:
-    """Open the stored documents of a task. All checksums are compared but that of ``tokens.bin``, which may be large.
+    """Open a task's folder of tokenized examples.
+
+    The checksums of all files are compared but that of ``tokens.bin``, which may be large.
 
     Raises:
         ValueError: The folder does not exist, or one of its files is damaged.

@@ -38,7 +38,9 @@ conversations."""
 
 @dataclass(frozen=True)
 class StoredTasks(Sequence[StoredTask]):
-    """The N documents of several tasks; item t is the ``StoredTask`` of task t.
+    """The N tokenized training examples (documents) of all tasks of a run, in memory maps that processes share.
+
+    Item t of the sequence is the ``StoredTask`` of task t.
 
     Args:
         folders: Folder of each task.
@@ -105,12 +107,12 @@ class StoredTasks(Sequence[StoredTask]):
         return np.column_stack([np.repeat(np.arange(len(places)), counts), np.asarray(self.holes[rows])[:, 1:]])
 
     def document(self, task: int, index: int) -> TokenizedExample:
-        """Return document `index` of task `task`, both counted from 0."""
+        """Return the tokenized example `index` of task `task`, both counted from 0."""
         return self[task].document(index)
 
 
 def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
-    """Open the stored documents of several tasks as one sequence.
+    """Open the tokenized examples of several tasks as one sequence.
 
     Their arrays are concatenated in a folder under `root`, unless it exists. An existing one is compared with its
     checksums and with the tasks; a damaged one is reported and written again.

@@ -19,7 +19,7 @@ from .stored_tasks import StoredTasks, open_tasks
 
 
 class TrainingTasks:
-    """Prepares the training tasks of a run, and opens their tokenized documents in the store.
+    """Tokenizes the training tasks of a run to disk (the store), and opens the tokenized examples, called documents.
 
     Args:
         preparation: Settings of rendering and tokenization.
@@ -38,7 +38,7 @@ class TrainingTasks:
         self._folders = {name: preparation.folder / folder for name, folder in (folders or {}).items()}
 
     def prepare(self, processes: int, *, verify: bool = False) -> PreparationCounts:
-        """Write the documents of tasks that the store lacks, and return numbers of tasks and documents.
+        """Render and tokenize the training tasks that are not on disk yet, and return numbers of tasks and documents.
 
         Args:
             processes: Number of processes that read, render and tokenize.
@@ -50,11 +50,14 @@ class TrainingTasks:
         return prepared
 
     def open(self, names: Iterable[str]) -> StoredTasks:
-        """Return the documents of these tasks, memory-mapped, in the order of `names`."""
+        """Open the tokenized examples of some tasks in memory maps, in the order of `names`."""
         return open_tasks([self.folder(name) for name in names], self.preparation.folder)
 
     def folder(self, name: str) -> Path:
-        """Return the folder of a task's documents; for a folder that is not known, the task's data files are read."""
+        """Return the folder of a task's tokenized examples.
+
+        The task's data files are read for this, unless the constructor was given the folder's name.
+        """
         if name not in self._folders:
             with noting() as read:
                 self._folders[name] = self.preparation.task_folder(name, **self._held_out(name))
@@ -62,7 +65,7 @@ class TrainingTasks:
         return self._folders[name]
 
     def example_ids(self, name: str, stored: StoredTask, documents: Iterable[int]) -> list[str]:
-        """Return the ids of the examples of some documents. The task's data files are read for this.
+        """Return the ids of the examples that some documents were made from; the task's data files are read for this.
 
         Args:
             name: Name of the task.
@@ -73,7 +76,7 @@ class TrainingTasks:
         return [examples[document].id for document in documents]
 
     def document_examples(self, name: str, stored: StoredTask) -> list[Example]:
-        """Return the example of each document of a task. The task's data files are read for this."""
+        """Return the example that each document of a task was made from; the task's data files are read for this."""
         examples = list(self.preparation.training_examples(name, **self._held_out(name)))
         if stored.groups is not None:  # several pairs of one example
             return [examples[group] for group in stored.groups]
@@ -83,7 +86,7 @@ class TrainingTasks:
         """Return the names of the training tasks that have documents, or are not prepared yet; report the others.
 
         Raises:
-            ValueError: All instances of a task are held out, or no task has documents; names the reasons.
+            ValueError: All instances of a task are held out, or no task has documents; the message has the reasons.
         """
         folders = {name: self.folder(name) for name in self.names["train"]}
         meta = {name: read_sealed(folder) for name, folder in folders.items() if folder.is_dir()}
