@@ -157,8 +157,8 @@ def learned_states(
     """Compute the learned instruction of each inner task, for the task's first training instance.
 
     Returns:
-        The model's mean last hidden state of each instruction, [n, W], and the exemplars of each that an extractor
-        chose.
+        The model's mean last hidden state of each instruction, [n, W], and the exemplars (training examples that serve
+        as an instruction) that an extractor chose for each task.
     """
     model, rows, choices = module.language_model, [], []
     for task in range(len(plan.inner)):

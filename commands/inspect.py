@@ -32,11 +32,11 @@ def inspect_data(
 
     Args:
         settings: Settings of the run.
-        task: Name of a trained or evaluated task whose documents are printed; by default the first documents of the
+        task: Name of a trained or evaluated task whose examples are printed; by default the first examples of the
             training are.
-        template: Template of the task's documents; by default any.
-        examples: Number of documents to print in full; of instruction optimization, for each level.
-        rows: Number of rows of the first optimizer step whose documents are listed.
+        template: Template of the task's examples; by default any.
+        examples: Number of examples to print in full; of instruction optimization, for each level (inner and outer).
+        rows: Number of packed rows of the first optimizer step whose examples are listed.
         depth: Depth of the mixture's tree: 1 for benchmarks, 2 for categories, 3 for tasks.
         output: Path of an HTML page to write, in place of the text on the terminal.
     """

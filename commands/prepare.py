@@ -21,7 +21,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) -> None:
-    """Render and tokenize the training tasks that are not in the store, a folder of tokenized tasks, yet.
+    """Render and tokenize the training tasks that the store, the folder of tokenized tasks, lacks.
 
     Args:
         settings: Settings of the run.

@@ -28,7 +28,7 @@ State = Literal["ok", "note", "broken"]
 
 
 class Finding(NamedTuple):
-    """Result of a check.
+    """Result of one check of `crosstask doctor`.
 
     Args:
         state: ``ok``; ``note`` if some runs will not work, or not well; ``broken`` if no run will work.

@@ -52,7 +52,7 @@ def lost_text(
 
 
 def total(counts: Sequence[tuple[int, int, int]]) -> UnknownTokens:
-    """Sum the counts of several prompts.
+    """Sum what a tokenizer loses over several prompts.
 
     Args:
         counts: (unknown tokens of the source, unknown tokens of the texts, changed characters of the texts) of each

@@ -97,6 +97,8 @@ def tree_columns(trees: Sequence[OptionTree]) -> int:
 def causal_trees(documents: Sequence[TokenizedExample], *, longest: int, share: bool = True) -> list[OptionTree]:
     """Return the options of one prompt as trees for a decoder-only model: one tree, or a tree for each option.
 
+    A tree holds the tokens that all of its options begin with once (the prefix), and the rest of each option.
+
     Args:
         documents: A document (prompt and option) for each option.
         longest: Maximum number of tokens of prompt and option together. A prompt that is too long loses its beginning,

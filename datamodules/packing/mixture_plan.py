@@ -24,9 +24,9 @@ class MixturePlan(TrainPlan):
     """Plan of a training on stored tasks: sampling rates from sizes, draws of documents, and their packed rows.
 
     Args:
-        stored: Documents of the tasks.
+        stored: Tokenized examples (documents) of the tasks.
         tasks: The tasks, in the same order.
-        kind: Layout of rows for the kind of model.
+        kind: Builds the rows of a batch, for a decoder-only model, an encoder-decoder or a scorer.
         rules: Rules that compute sampling rates from sizes.
         packing: Function that packs documents into rows.
         rows_per_step: Rows of one optimizer step, over all replicas.

@@ -78,9 +78,9 @@ class TrainPlan:
     rates and lengths, so that every process computes the same one.
 
     Args:
-        stored: Documents of the tasks, in the order of the mixture's tasks.
+        stored: Tokenized examples (documents) of the tasks, in the order of the mixture's tasks.
         mixture: Draws of documents, or of groups if `groups` is given.
-        kind: Layout of rows for the kind of model.
+        kind: Builds the rows of a batch, for a decoder-only model, an encoder-decoder or a scorer.
         packing: Function that packs documents into rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
         groups: Groups of documents to draw and pack together; None for single documents.

@@ -85,8 +85,8 @@ def tokenize_joint(
     """Tokenize prompts for a decoder-only model: bos (if any), source, joint text, target, end token.
 
     The tokens before the target are those of ``tokenize_sources``, which are read at evaluation. The target's tokens
-    are the rest of the whole text's. If a tokenizer merges text across the joint, there is no such rest, and the target
-    is tokenized by itself.
+    are the remaining tokens of the whole text. If a tokenizer merges text across the joint, the whole text does not
+    begin with the source's tokens, and the target is tokenized by itself.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -96,7 +96,7 @@ def tokenize_joint(
         end: Id of the token after the target; None for the tokenizer's eos.
 
     Raises:
-        ValueError: The tokenizer merges text across the joint, and the target by itself has other text.
+        ValueError: The tokenizer merges text across the joint, and the target's own tokens decode to another text.
     """
     sources = [_stripped(prompt.source, joint) for prompt in prompts]
     distinct = list(dict.fromkeys(sources))

@@ -35,7 +35,7 @@ class CutTexts:
         self.added += 1
 
     def equal(self) -> int:
-        """Return the number of texts that have the remainder of another one.
+        """Return the number of texts whose remaining tokens are equal to those of another text.
 
         >>> CutTexts({"a": "x", "b": "x", "c": "z"}).equal()
         2

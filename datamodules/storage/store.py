@@ -52,9 +52,10 @@ class StoredTask:
         n_sources: int32 [n], source tokens of each document, which come first.
         starts: int64 [n], index of each document's first token in ``tokens.bin``.
         skipped: Number of examples that were not stored, by reason.
-        labels: float32 [n], correctness in [0, 1] of scored pairs; None for other documents.
-        groups: int32 [n], number of the example that a scored pair belongs to; pairs of an example are adjacent. None
-            for other documents.
+        labels: float32 [n], correctness in [0, 1] of a scorer's (instruction, response) pairs; None for other
+            documents.
+        groups: int32 [n], number of the example that a pair belongs to; pairs of an example are adjacent. None for
+            other documents.
         unknown: Unknown tokens of all documents.
         holes: int32 [h, 3], (document, begin, end) of the tokens between the targets of a conversation, sorted by
             document; `begin` and `end` count from the document's first token. None if each document has one target.

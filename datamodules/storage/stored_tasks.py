@@ -49,9 +49,9 @@ class StoredTasks(Sequence[StoredTask]):
         n_sources: int32 [N], source tokens of each document.
         starts: int64 [N], index of a document's first token in its task's ``tokens.bin``.
         skipped: Number of examples that were not stored, by reason, for each task.
-        labels: float32 [N], correctness in [0, 1] of scored pairs; None for other documents.
-        groups: int32 [N], number of the example within its task that a scored pair belongs to; None for other
+        labels: float32 [N], correctness in [0, 1] of a scorer's (instruction, response) pairs; None for other
             documents.
+        groups: int32 [N], number of the example within its task that a pair belongs to; None for other documents.
         unknown: Unknown tokens of each task, by the task's name.
         holes: int64 [h, 3], (document, begin, end) of the tokens between the targets of a conversation, with the
             document's index among all; None if each document has one target.
