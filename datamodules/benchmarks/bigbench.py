@@ -227,7 +227,8 @@ class BigBench(Benchmark):
         if not folder:
             import datasets
 
-            return list(datasets.get_dataset_config_names(self.source.partition("@")[0]))
+            name, _, revision = self.source.partition("@")
+            return list(datasets.get_dataset_config_names(name, revision=revision or None))
         documents = [
             ":".join(path.relative_to(folder).parts[:-1]) for path in files_below(folder) if path.name == "task.json"
         ]

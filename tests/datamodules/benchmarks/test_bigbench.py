@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from crosstask.datamodules.benchmarks.bigbench import (
@@ -245,6 +246,13 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
         BigBench(str(tmp_path), part="test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"no folder .*/nowhere, where the BIG-bench tasks should be"):
         BigBench(str(tmp_path / "nowhere")).task_names("test")
+
+
+def test_the_tasks_of_a_pinned_revision_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {"tasksource/bigbench": {None: ["sorting", "new"], "2a1f": ["sorting"]}}  # instead of the hub
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name, revision=None: tasks[name][revision])
+    assert BigBench("tasksource/bigbench@2a1f").task_names("test") == ["sorting"]
+    assert BigBench("tasksource/bigbench").task_names("test") == ["sorting", "new"]
 
 
 @pytest.mark.real_data
