@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 
 from ..messages import expanded, kind, nearest
 from ..yaml_files import read_yaml
+from .declared_types import require_types
 
 SHIPPED = Path(__file__).parents[1] / "benchmarks" / "data" / "sources.yaml"
 
@@ -242,8 +243,10 @@ def _collection(name: str, entry: Any, file: Path) -> Collection:
     place = f"{file}, {name}"
     known = {*_names(Collection)} - {"name"}
     _require_fields(entry, known, {"title", "use", "reader", "parts"}, place)
+    _require_plain(name, place)
     if entry["use"] not in get_args(Use):
         raise ValueError(f"{place}: use must be one of {', '.join(get_args(Use))}, got {entry['use']!r}")
+    require_types(entry, Collection, place)
     parts = tuple(_part(part, f"{place}, part {number}") for number, part in enumerate(entry["parts"], start=1))
     names = [part.name for part in parts]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -257,13 +260,18 @@ def _part(entry: Any, place: str) -> Part:
         raise ValueError(f"{place}: a part has one of {', '.join(PARTS)}, got {kind(entry)}")
     part_type = PARTS[kinds[0]]
     _require_fields(entry, set(_names(part_type)), {"name", "licence"}, place)
+    require_types(entry, part_type, place)
+    _require_plain(entry["name"], place)
     entry = {key: tuple(value) if key in ("one_of", "splits") else value for key, value in entry.items()}
     try:
         if "tables" in entry:
-            entry["tables"] = {target: _table(table) for target, table in entry["tables"].items()}
+            entry["tables"] = {target: _table(table, place) for target, table in entry["tables"].items()}
         part = part_type(**entry)
     except TypeError as error:
         raise ValueError(f"{place}: {error}") from error
+    if isinstance(part, HubPart):
+        _require_recipes([part.columns, *part.one_of], place)
+        _require_patterns(part.skip.values(), place)
     if isinstance(part, GitPart) and not re.fullmatch("[0-9a-f]{40}", part.commit):
         raise ValueError(f"{place}: a commit has 40 hexadecimal digits, got {part.commit!r}")
     for target in part.targets:
@@ -272,7 +280,30 @@ def _part(entry: Any, place: str) -> Part:
     return part
 
 
-def _table(entry: Mapping[str, Any]) -> Table:
+def _require_plain(name: object, place: str) -> None:
+    """Reject a name that would place the record of a download outside of the folder of records."""
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+        raise ValueError(f"{place}: a name has letters, digits, '_', '.' and '-' alone, got {name!r}")
+
+
+def _require_recipes(recipes: Iterable[Mapping[str, Mapping[str, Any]]], place: str) -> None:
+    for column, recipe in (item for of_columns in recipes for item in of_columns.items()):
+        if not isinstance(recipe.get("from"), str | list):
+            raise ValueError(f"{place}: column {column!r} needs `from`, a path in the row or a list of paths")
+
+
+def _require_patterns(patterns: Iterable[str], place: str) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{place}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def _table(entry: Mapping[str, Any], place: str) -> Table:
+    _require_fields(entry, {*_names(Table)}, {"from_files", "columns"}, place)
+    require_types(entry, Table, place)
+    _require_recipes([entry["columns"]], place)
     fields_of_table: dict[str, Any] = {key: value if key == "columns" else tuple(value) for key, value in entry.items()}
     return Table(**fields_of_table)
 

@@ -247,14 +247,46 @@ def test_the_command_lists_downloads_and_ends_with_an_error_if_a_part_failed(
         ({"commit": "9ee07bd"}, "a commit has 40 hexadecimal digits"),
         ({"files": {"bbh": "../bbh"}}, "'../bbh' is outside the data folder"),
         ({"hub": "a/b"}, "a part has one of git, hub, by_hand, rows_of"),
+        ({"files": None}, r"files should be a mapping of \(text\), got NoneType None"),
+        ({"files": {"bbh": 5}}, r"files should be a mapping of \(text\), got dict {'bbh': 5}"),
+        ({"megabytes": "many"}, "megabytes should be number or null, got str 'many'"),
+        ({"name": "../../tasks"}, "a name has letters, digits, '_', '.' and '-' alone, got '../../tasks'"),
+        ({"tables": {"a.jsonl": 5}}, r"tables should be a mapping of \(a mapping\)"),
+        ({"tables": {"a.jsonl": {"columns": {}}}}, "from_files is missing"),
+        ({"tables": {"a.jsonl": {"from_files": ["a.tsv"], "columns": {"b": {}}}}}, "column 'b' needs `from`"),
     ],
-    ids=["field", "commit", "target", "kinds"],
+    ids="field commit target kinds files file number name tables table recipe".split(),
 )
 def test_mistakes_in_a_table_are_named(
     upstream: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_sources(table(tmp_path, part(upstream, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"most": "few"}, "most should be whole number or null, got str 'few'"),
+        ({"merged": 1}, "merged should be true or false, got int 1"),
+        ({"one_of": {"a": {}}}, r"one_of should be a list of \(a mapping of \(a mapping\)\)"),
+        ({"columns": {"inputs": {"before": "?"}}}, "column 'inputs' needs `from`"),
+        ({"skip": {"text": "("}}, r"'\(' is not a regular expression: missing \)"),
+    ],
+    ids=["number", "flag", "list", "recipe", "pattern"],
+)
+def test_mistakes_in_a_hub_dataset_are_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    rows = {"name": "tasks", "licence": "MIT", "hub": "a/b", "to": "bbh/a.jsonl"}
+    assert read_sources(table(tmp_path, rows | {"megabytes": 1, "skip": {"text": "^$"}}))["bbh"].parts
+    with pytest.raises(ValueError, match=message):
+        read_sources(table(tmp_path, rows | changes))
+
+
+def test_parts_are_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "sources.yaml"
+    path.write_text("bbh: {title: BBH, use: evaluation, reader: BigBenchHard, parts: null}")
+    with pytest.raises(ValueError, match=r"bbh: parts should be a list of \(a mapping\), got NoneType None"):
+        read_sources(str(path))
 
 
 def test_two_parts_share_neither_name_nor_target(upstream: Path, tmp_path: Path) -> None:
