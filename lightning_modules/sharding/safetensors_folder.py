@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,37 @@ def write_weights(
     folder.mkdir(parents=True, exist_ok=True)
     if old := sorted(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds weights already ({old[0].name}): choose another folder, or remove them")
+    with _removed_on_failure(folder):
+        written, total = _write_parts(tensors, like, folder, dtype=dtype, shard_bytes=shard_bytes)
+    _name_files(folder, written, len(set(written.values())), total)
+    if dtype is not None:
+        like.config.dtype = dtype
+    like.config.architectures = [architecture_of(like)]
+    like.config.save_pretrained(folder)
+    if like.can_generate() and like.generation_config is not None:
+        like.generation_config.save_pretrained(folder)
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove the parts in a folder if the block fails, so that it can be written again."""
+    try:
+        yield
+    except BaseException:
+        for part in folder.glob("part-*.safetensors"):
+            part.unlink()
+        raise
+
+
+def _write_parts(
+    tensors: Iterable[tuple[str, Tensor]],
+    like: PreTrainedModel,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None,
+    shard_bytes: int,
+) -> tuple[dict[str, int], int]:
+    """Write numbered parts; return the number of each tensor's part, and the bytes of all tensors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in like.state_dict().items()}
     tied = dict(like.all_tied_weights_keys)
     tables: dict[str, bytes] = {}
@@ -80,7 +112,7 @@ def write_weights(
         value = tensor.to(dtype or tensor.dtype).contiguous()
         if name in tied:  # a file of safetensors holds no memory twice
             value = value.clone()
-        _require_finite(name, value, folder)
+        require_finite_weights([(name, value)], "the model that would be exported")
         if shard and size + value.nbytes > shard_bytes:
             _save(shard, folder, number)
             shard, size, number = {}, 0, number + 1
@@ -91,23 +123,7 @@ def write_weights(
     _save(shard, folder, number)
     if missing := [name for name in shapes if name not in written and name not in tied]:
         raise ValueError(f"{len(missing)} of {len(shapes)} weights are missing, e.g. {missing[0]}")
-    _name_files(folder, written, number + 1, total)
-    if dtype is not None:
-        like.config.dtype = dtype
-    like.config.architectures = [architecture_of(like)]
-    like.config.save_pretrained(folder)
-    if like.can_generate() and like.generation_config is not None:
-        like.generation_config.save_pretrained(folder)
-
-
-def _require_finite(name: str, value: Tensor, folder: Path) -> None:
-    """Reject a weight that is not finite in the type that is written; parts already written are removed."""
-    try:
-        require_finite_weights([(name, value)], "the model that would be exported")
-    except ValueError:
-        for part in folder.glob("part-*.safetensors"):
-            part.unlink()
-        raise
+    return written, total
 
 
 def _digest(tensor: Tensor) -> bytes:
@@ -137,6 +153,9 @@ def architecture_of(model: nn.Module) -> str:
 
 
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield a model's parameters one at a time, in full, on the CPU; every process that holds a part must iterate."""
+    """Yield (name, whole tensor) of each parameter of a sharded model, on the CPU, with one gathered at a time.
+
+    Every process that holds a shard must iterate.
+    """
     for name, parameter in model.named_parameters():
         yield name.replace("_orig_mod.", ""), whole_value(parameter)
