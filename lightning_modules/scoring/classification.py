@@ -29,7 +29,7 @@ from .cross_encoder import CrossEncoder
 
 
 class Question(NamedTuple):
-    """An example with options, as a prompt.
+    """An example with answer options, rendered as a prompt by one template.
 
     Args:
         task: Name of the task.
@@ -90,10 +90,11 @@ def chance_of_right_answers(questions: Sequence[Question]) -> list[float]:
 
 
 def row_contributions(questions: Sequence[Question], right: Sequence[float]) -> dict[str, Values]:
-    """Return by task one number per row of the benchmark; their mean is the task's mean over templates.
+    """Return one number per row of the benchmark for each task, whose mean is the task's accuracy over templates.
 
-    Prompts of one row are not independent, so intervals resample rows. With T templates, a right answer to one of the n
-    questions of a template counts rows / (T n) for its row.
+    A confidence interval resamples these numbers, since the prompts that several templates make of one row are not
+    independent. With T templates, a right answer to one of the n questions of a template counts rows / (T n) for its
+    row.
 
     >>> x, y = (Question("t", template, "?", ("a", "b"), 0, row) for template, row in (("x", 0), ("y", 1)))
     >>> row_contributions([x, x._replace(row=1), y], [1.0, 0.0, 1.0])
@@ -115,7 +116,9 @@ def accuracies_by_chance(questions: Sequence[Question]) -> Accuracies:
 
 
 def accuracies(questions: Sequence[Question], right: Sequence[float]) -> Accuracies:
-    """Return the accuracy on every task, from a number of each question: 1 for a right answer, 0 for a wrong one.
+    """Return the accuracy on every task, averaged over templates and over all (template, example) pairs.
+
+    `right` has a number for each question: 1 for a right answer, 0 for a wrong one, a share for a tie.
 
     >>> sampled = [Question("t", template, "?", ("a", "b"), 0) for template in ("x", "x", "x", "y")]
     >>> accuracies(sampled, [1.0, 1.0, 1.0, 0.0])["t"]
@@ -140,9 +143,15 @@ def read_questions(
     *,
     rows: int | None = None,
 ) -> Iterator[Question]:
-    """Yield the questions of a task's first `rows` rows (None for all).
+    """Render the examples of a task that have options and one right answer, and yield them as questions.
 
-    Examples without options or a right answer are counted in `skipped`, by reason.
+    Args:
+        benchmark: Benchmark that has the task.
+        name: Name of the task.
+        prompt: How examples are rendered; None for their inputs as they are.
+        seed: Seed of rendering.
+        skipped: Receives the number of examples that cannot be used, by reason.
+        rows: Number of rows of the task to read, from its first one; None for all.
     """
     task, seen = benchmark.task(name), set[int]()
     for example in benchmark.examples(name):
@@ -193,7 +202,7 @@ def _options_problem(example: Example) -> str | None:
 
 
 def scores_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> list[list[float]]:
-    """Return a scorer's scores of the options of each question."""
+    """Return a scorer's score of each option of each question; higher is better."""
     pairs = [(question.instruction, option) for question in questions for option in question.options]
     scores = encoder.score([instruction for instruction, _ in pairs], [option for _, option in pairs])
     return [of_question.tolist() for of_question in scores.split([len(question.options) for question in questions])]
@@ -209,9 +218,16 @@ def scores_by_likelihood(
     tokens_per_forward: int = 8192,
     cuts: CutTexts | None = None,
 ) -> list[list[float]]:
-    """Return the summed log-likelihoods of the options of each question.
+    """Return the log-likelihood of each option of each question under a language model, summed over its tokens.
 
-    The other arguments are those of ``score_options``.
+    Args:
+        model: A causal or encoder-decoder language model.
+        tokenizer: Tokenizer of the model.
+        questions: Questions of any tasks.
+        longest: Largest number of tokens of prompt and option together (in an encoder-decoder model, of the prompt).
+        cut: Part of a prompt that is cut if it is too long: "beginning", "middle" or "end".
+        tokens_per_forward: Largest number of tokens in a forward pass.
+        cuts: Receives every prompt that was cut; None for a warning with their number.
     """
     scores = score_options(
         model,

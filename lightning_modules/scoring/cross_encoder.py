@@ -118,7 +118,9 @@ class CrossEncoder:
             device: Device to score pairs on.
             dtype: Type of the weights; None for ``scoring_dtype``: bfloat16 on CUDA, else float32.
             max_length: Largest number of tokens of a pair.
-            truncation: What a longer pair loses; see the class.
+            truncation: What a longer pair loses: "instruction", or "longest_first" for the longer side.
+            cut: Part of a too long instruction that is cut: "middle", "beginning" or "end".
+            chat: Whether a pair is rendered by the tokenizer's chat template.
             tokens_per_forward: Largest number of tokens in a forward pass.
 
         Raises:
@@ -152,7 +154,7 @@ class CrossEncoder:
         )
 
     def forget_cuts(self) -> None:
-        """Set the counts of pairs in ``cuts`` to 0, and forget the pairs in ``cut_pairs`` that they are about."""
+        """Set the counts in ``cuts`` to 0, and forget the pairs that were cut."""
         self.cuts, self.cut_pairs = PairCuts(), CutTexts()
 
     def score(self, instructions: Sequence[str], responses: Sequence[str]) -> Tensor:

@@ -20,10 +20,10 @@ from ..attention.document_attention import Documents
 
 
 def read_first_tokens_alone(model: PreTrainedModel) -> bool:
-    """Make an encoder's last layer accept ``first_tokens=True`` and then return the first tokens of documents only.
+    """Let an encoder's last layer compute the hidden states of each document's first token only, if it is asked to.
 
-    These are [1, D, H]. Names and weights do not change, and without the argument the layer computes the same as
-    before.
+    With the keyword ``first_tokens=True`` it returns [1, D, H]; without, the same as before. Names and weights do not
+    change.
 
     Returns:
         Whether the layer is supported; those of BERT, RoBERTa, XLM-RoBERTa and ELECTRA are.

@@ -30,7 +30,9 @@ READ_PAIRS = "read_pairs"
 
 
 def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
-    """Return the scores [S] of a batch's pairs, in the order of ``batch.scored``: the head's raw outputs.
+    """Return the scores [S] of a batch's (instruction, response) pairs, in the order of ``batch.scored``.
+
+    They are the raw outputs of the model's head.
 
     Args:
         model: From ``build_scorer``.

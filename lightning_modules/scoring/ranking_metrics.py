@@ -54,13 +54,14 @@ def is_graded(correctness: Values) -> bool:
 
 
 class ResponseRanking(NamedTuple):
-    """Ranking metrics of n examples, sorted by number and equal on every process; arrays, as in ``metrics.Scores``.
+    """How well scores rank the responses to each of n examples, sorted by number and equal on every process.
 
     Args:
-        number: int64 [n], ``EvaluationExample.number``.
-        accuracy: float64 [n], from ``top_is_right``.
-        regret: float64 [n], from ``regret``.
-        spearman: float64 [n]; NaN for an example whose responses are all right or wrong.
+        number: int64 [n], ``EvaluationExample.number``: index of the example in the evaluation set.
+        accuracy: float64 [n], 1 if the response with the highest score is right, else 0.
+        regret: float64 [n], correctness of the best response minus that of the one with the highest score.
+        spearman: float64 [n], rank correlation of scores and correctness; NaN for an example whose responses are all
+            right or wrong.
     """
 
     number: NDArray[np.int64]
@@ -70,7 +71,7 @@ class ResponseRanking(NamedTuple):
 
 
 class ResponseRankingMetric(Metric):
-    """Ranking metrics of every example; an example counts once, however many processes evaluated it."""
+    """Gathers the ranking metrics of examples over processes; an example that several evaluated counts once."""
 
     full_state_update = False
     measured: list[Tensor]
@@ -88,7 +89,10 @@ class ResponseRankingMetric(Metric):
         self.measured.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over processes; see ``GenerationScores.sync``."""
+        """Gather over processes; a process without examples contributes no rows.
+
+        torchmetrics would contribute an empty float32 tensor, which aborts a gather of float64.
+        """
         self.update((), (), ())
         super().sync(*args, **kwargs)
 

@@ -27,14 +27,18 @@ UNNAMED = "unnamed decoding"
 
 
 class SampledResponses(NamedTuple):
-    """An example, rendered as a prompt, with its samples, before they are scored."""
+    """An example, rendered as a prompt, with the responses that language models have sampled; without scores."""
 
     prompt: SampledPrompt
     samples: Sequence[Sample]
 
 
 def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> list[SampledResponses]:
-    """Return every example with its samples, in the order of the examples.
+    """Return every example with the responses to it in sample files, in the order of the examples.
+
+    Args:
+        examples: The examples, rendered as prompts.
+        samples: Sample files of one or several language models.
 
     Raises:
         ValueError: An example has no samples, a decoding has the name of a selection method, or there are no examples.
@@ -101,7 +105,10 @@ def _named_by_generator(sample: Sample) -> Sample:
 
 
 def score_responses(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:
-    """Return the scores of every example's responses; instructions are stripped, as in the scorer's training."""
+    """Return a scorer's score of each response to each example.
+
+    White space around instructions is removed, as in the scorer's training.
+    """
     pairs = [(one.prompt.source.strip(), sample.response) for one in sampled for sample in one.samples]
     flat = iter(encoder.score([instruction for instruction, _ in pairs], [response for _, response in pairs]).tolist())
     return [[next(flat) for _ in one.samples] for one in sampled]
@@ -115,7 +122,9 @@ def to_scored_responses(
     calibrations: Mapping[str, Calibration] = MappingProxyType({}),
     rouge: Rouge = "exact",
 ) -> ScoredResponses:
-    """Return an example's responses with their quality, scores and votes.
+    """Return an example's responses with all that selection methods need: quality, scores and votes.
+
+    Votes are the weights of responses in self-consistency and minimum Bayes risk, derived from the scores.
 
     Args:
         sampled: An example with its samples.

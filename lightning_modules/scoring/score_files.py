@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 
 class ItemScores(NamedTuple):
-    """A model's scores of items, e.g. of questions with options or of examples with responses.
+    """A model's scores of several items: questions with options, or examples with responses.
 
     Args:
         scores: For each item, the score of each of its options or responses.
@@ -42,28 +42,30 @@ class ItemScores(NamedTuple):
 
 
 class ScoreFiles(Generic[Item]):
-    """A model's scores of items: one file per process of the job, one line per batch of items.
+    """Writes a model's scores of items to files, so that an interrupted job resumes and its processes share the work.
 
-    Batch number b is scored by process b modulo the number of processes, unless a file already has it. Files of an
-    earlier job count, also if it had more or fewer processes.
+    An item is a question with options or an example with responses. Each process of the job has a file, with one line
+    per batch of items. Batch number b is scored by process b modulo the number of processes, unless a file already has
+    it. Files of an earlier job count, also if it had more or fewer processes.
 
     Args:
         folder: Folder of the files, ``<name>-<process>-of-<processes>.jsonl``.
         name: Name of the model.
-        about: Settings that determine the scores; existing files must have the same.
+        settings: Everything that determines the scores besides the items, as plain values; existing files must have
+            the same.
         items: All items to score.
 
     Raises:
         ValueError: A file is of other settings or other items.
     """
 
-    def __init__(self, folder: Path, name: str, about: Mapping[str, Any], items: Sequence[Item]) -> None:
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any], items: Sequence[Item]) -> None:
         digest = hashlib.sha256(repr(list(items)).encode()).hexdigest()[:16]
-        self.about, self.items = {**about, "items": digest}, items
+        self.settings, self.items = {**settings, "items": digest}, items
         self.folder, self.name, self.process = folder, name.replace("/", "-"), process_of_job()
         self.starts = range(0, len(items), ITEMS_AT_ONCE)
         for path in self._paths():
-            require_settings(path, self.about)
+            require_settings(path, self.settings)
 
     def write(self, score: Callable[[Sequence[Item]], ItemScores], progress: Callable[[int], None]) -> None:
         """Score this process's batches that no file has yet, and append them to its file.
@@ -144,7 +146,7 @@ class ScoreFiles(Generic[Item]):
             ValueError: Another process writes it.
         """
         path = self.folder / f"{self.name}-{self.process.rank:04}-of-{self.process.size:04}.jsonl"
-        require_settings(path, self.about)
+        require_settings(path, self.settings)
         with open(path, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

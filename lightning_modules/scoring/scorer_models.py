@@ -27,7 +27,7 @@ def _has_bert_head(model: PreTrainedModel) -> bool:
 
 
 def require_scorer(model: PreTrainedModel) -> None:
-    """Reject a model that ``pair_scores`` cannot use.
+    """Reject a model that cannot score pairs of instruction and response.
 
     Args:
         model: From ``build_scorer``, or built with ``attn_implementation="document"``.
@@ -54,7 +54,7 @@ def _require_packed_head(model: PreTrainedModel) -> None:
 
 
 def build_scorer(config: PreTrainedConfig, *, weights: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model with a head of one output.
+    """Build a scorer: a sequence-classification model of transformers with a head of one output.
 
     It has document attention if the architecture supports that; else it reads padded pairs. Weights of an encoder
     without a head (pretrained RoBERTa) get a new head. Parameters have transformers' names, so that the saved folder

@@ -29,7 +29,7 @@ CALIBRATED = "calibrated"
 
 
 class ScoredResponses(NamedTuple):
-    """The n responses of one example with their quality, scores and votes.
+    """The n responses to one example with their quality, scores and votes; selection methods choose among them.
 
     Args:
         task: Name of the example's task.
@@ -62,7 +62,7 @@ class ScoredResponses(NamedTuple):
         votes: Mapping[str, Values] = NO_SCORES,
         rouge: Rouge = "exact",
     ) -> "ScoredResponses":
-        """Return responses with their ROUGE-L against the references.
+        """Compute the quality of responses, ROUGE-L against the references, and return it with scores and votes.
 
         Args:
             task: Name of the task.
@@ -116,24 +116,36 @@ class ScoredResponses(NamedTuple):
 
 
 def vote_name(scorer: str) -> str:
-    """Return the name of a scorer's votes, which also names the table rows that use them."""
+    """Return the name of a scorer's votes, which also names the table rows that use them.
+
+    >>> vote_name("scorer"), vote_name("deberta")
+    ('scored', 'deberta')
+    """
     return SCORED if scorer == SCORER else scorer
 
 
 def calibrated_name(scorer: str) -> str:
-    """Return the name of a scorer's calibrated votes."""
+    """Return the name of a scorer's calibrated votes, which also names the table rows that use them.
+
+    >>> calibrated_name("scorer"), calibrated_name("deberta")
+    ('calibrated', 'deberta, calibrated')
+    """
     return CALIBRATED if scorer == SCORER else f"{scorer}, {CALIBRATED}"
 
 
 def correctness_votes(scores: Values) -> Values:
-    """Return votes from estimates of correctness, clipped to [0, 1]."""
+    """Return the weights of responses in self-consistency and minimum Bayes risk: scores clipped to [0, 1].
+
+    This is for scores that estimate correctness, as those of Cappy's squared error.
+    """
     return scores.clip(0.0, 1.0)
 
 
 def preference_votes(scores: Values) -> Values:
-    """Return votes from scores of a ranking loss: softmax(scores), the strengths of the Bradley-Terry model.
+    """Return the weights of responses in self-consistency and minimum Bayes risk, from scores of a ranking loss.
 
-    Such scores have no absolute level, so clipping them would be meaningless.
+    They are softmax(scores), the strengths of the Bradley-Terry model. Such scores have no absolute level, so clipping
+    them would be meaningless.
     """
     strengths = np.exp(scores - scores.max())
     return strengths / strengths.sum()
@@ -148,7 +160,7 @@ def by_self_consistency(responses: ScoredResponses) -> int:
 
 
 def by_weighted_self_consistency(responses: ScoredResponses, votes: str = SCORED) -> int:
-    """Return the index of the answer with the largest sum of votes."""
+    """Return the index of the answer with the largest sum of votes, i.e. weights from a scorer, by their name."""
     return _vote(responses, _nonzero(responses.votes[votes]))
 
 
@@ -158,7 +170,10 @@ def by_minimum_bayes_risk(responses: ScoredResponses) -> int:
 
 
 def by_weighted_minimum_bayes_risk(responses: ScoredResponses, votes: str = SCORED) -> int:
-    """Return the index of the highest mean ROUGE-L against all responses, weighted by votes."""
+    """Return the index of the highest mean ROUGE-L against all responses, weighted by a scorer's votes.
+
+    `votes` is the name of the votes in ``responses.votes``.
+    """
     return _least_risk(responses, _nonzero(responses.votes[votes]))
 
 
@@ -205,10 +220,10 @@ def _similarity(text: str, other: str, rouge: Rouge) -> float:
 
 
 def ranking_scores(responses: ScoredResponses) -> dict[str, Values]:
-    """Return the scores [n] of each method that chooses the highest one, by the method's name.
+    """Return the scores [n] of each method that chooses the response with the highest score, by the method's name.
 
-    These are the scorers and, where the samples have likelihoods, self-scoring: by the summed log-likelihood as in
-    Cappy's Table 2, and by its mean over tokens as in Cappy's repository.
+    These methods are the scorers and, where the samples have likelihoods, self-scoring: by the summed log-likelihood as
+    in Cappy's Table 2, and by its mean over tokens as in Cappy's repository.
     """
     scores: dict[str, Values] = {}
     texts = [sample for sample in responses.samples if sample.response]
@@ -220,9 +235,10 @@ def ranking_scores(responses: ScoredResponses) -> dict[str, Values]:
 
 
 def choices(responses: ScoredResponses) -> dict[str, int]:
-    """Return the index of each method's choice, by the method's name; a single decoding chooses its first sample.
+    """Return the index of the response that each selection method chooses, by the method's name.
 
-    Among equal scores or votes, it is the first response.
+    The name of a single decoding stands for its first sample. Among equal scores or votes, the first response is
+    chosen.
     """
     weighted: dict[str, Callable[[ScoredResponses], int]] = {}
     for name in responses.votes:

@@ -16,10 +16,10 @@ Values = NDArray[np.float64]
 
 
 def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
-    """Return the quality of each method's choice, of a random choice (the mean) and of the best response.
+    """Return the quality (ROUGE-L) of the response that each selection method chooses for an example, by its name.
 
-    The last two are called random and oracle. Where several responses have the highest score, it is their mean: a
-    scorer with equal scores is as good as a random choice, whatever the order of the responses.
+    ``random`` is the mean quality of all responses, ``oracle`` that of the best one. Where several responses have the
+    highest score, their mean counts: a scorer with equal scores is as good as a random choice.
     """
     chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
     for name, scores in ranking_scores(responses).items():
@@ -28,7 +28,9 @@ def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
 
 
 class SelectionTable(NamedTuple):
-    """Quality of each method's choices: means over instances, then over tasks, as in Cappy (arXiv 2311.06720).
+    """Quality of the responses that each selection method chooses, as in Cappy's tables (arXiv 2311.06720).
+
+    Means are taken over the instances of a task, then over tasks.
 
     Args:
         methods: Names of the methods; single decodings first, the oracle last.
@@ -66,7 +68,14 @@ class SelectionTable(NamedTuple):
 
 
 def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
-    """Return the table over all examples, with the methods that all examples have in common.
+    """Compare selection methods by the quality of their choices, over all examples and with confidence intervals.
+
+    Methods that some examples lack, e.g. a decoding that others were not sampled with, are left out.
+
+    Args:
+        everything: The responses to each example, with their quality, scores and votes.
+        resamples: Number of bootstrap resamples of the instances of each task.
+        seed: Seed of the resamples.
 
     Raises:
         ValueError: There is no example.
@@ -126,7 +135,12 @@ def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> d
 
 
 def mean_calibration_error(everything: Sequence[ScoredResponses], votes: str) -> float:
-    """Return the calibration error of votes against quality on each task, averaged over tasks."""
+    """Return the expected calibration error in [0, 1] of votes as estimates of quality, averaged over tasks.
+
+    Args:
+        everything: The responses to each example, with their quality and votes.
+        votes: Name of the votes.
+    """
     by_task: dict[str, list[ScoredResponses]] = {}
     for responses in everything:
         by_task.setdefault(responses.task, []).append(responses)

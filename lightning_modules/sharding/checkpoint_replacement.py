@@ -28,16 +28,17 @@ def whole_path(path: Path) -> Path:
 
 
 def newest_path(path: Path) -> Path:
-    """Return a checkpoint's path, or that of a newer one whose process ended before it replaced the older.
+    """Return the path of the newest complete version of a checkpoint.
 
-    Times are not compared, since clocks can go back. A save leaves no other complete checkpoint.
+    That is ``whole-NAME`` if it exists: its process ended before it could replace the older version at `path`. Times
+    are not compared, since clocks can go back.
     """
     whole = whole_path(path)
     return whole if whole.exists() else path
 
 
 def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wait: Callable[[], None]) -> None:
-    """Write a checkpoint and replace an older one; every process must call it.
+    """Write a checkpoint, and then replace an older one at its path by renames; every process must call it.
 
     Args:
         path: Path of the checkpoint.
@@ -64,14 +65,14 @@ def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wai
 
 
 def clear_target(path: Path) -> None:
-    """Finish a replacement that an ended process has left, and delete what is half-written."""
+    """Finish the replacement of a checkpoint that an ended process has left undone, and delete half-written files."""
     if whole_path(path).exists():
         move_into_place(path)
     _delete(partial_path(path))
 
 
 def move_into_place(path: Path) -> None:
-    """Move the complete checkpoint to its path: over a file in one step, over a folder in two."""
+    """Rename the complete checkpoint ``whole-NAME`` to its path: over a file in one step, over a folder in two."""
     whole, partial = whole_path(path), partial_path(path)
     if path.is_symlink() or path.is_dir() or (path.exists() and whole.is_dir()):
         _delete(partial)
@@ -81,7 +82,10 @@ def move_into_place(path: Path) -> None:
 
 
 def save_through_replacing(strategy: Strategy) -> None:
-    """Make a strategy of Lightning's, which overwrites folders, use ``replace_whole``."""
+    """Make a strategy replace its checkpoints by renames, so that a complete one exists at every moment.
+
+    Lightning's own strategies write over the folder of an older checkpoint.
+    """
     save = strategy.save_checkpoint
 
     def save_checkpoint(checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:

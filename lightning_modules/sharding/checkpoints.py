@@ -179,7 +179,7 @@ def require_readable(path: Path, strategy: object) -> None:
 
 
 class AnyLayoutIO(TorchCheckpointIO):
-    """Lets one device and DDP also resume from a folder of shards; each process reads all of it.
+    """Reads and writes checkpoints under one device and DDP; it also reads folders of shards, each process all of it.
 
     A checkpoint file is written beside the one that it replaces. Lightning would assemble it in memory and write it in
     TMPDIR, which may be small, and where a killed process leaves it.

@@ -9,7 +9,9 @@ from .checkpoints import checkpoint_extras
 
 
 def last_checkpoint(folder: Path, name: str) -> Path | None:
-    """Return the last of a folder's checkpoints, over all versions that runs have written; None without any.
+    """Return the checkpoint called `name` with the most optimizer steps in a folder; None without any.
+
+    Lightning adds -v1, -v2 ... to the name if a file of that name exists; all of these are compared.
 
     Args:
         folder: Folder of a run's checkpoints.

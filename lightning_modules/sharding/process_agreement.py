@@ -27,7 +27,7 @@ def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
 
 
 def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str]:
-    """Return the settings that must be equal on all ranks, as short texts by name."""
+    """Return what must be equal on all ranks (versions, arguments, the data's fingerprint), as short texts by name."""
     settings = {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -46,7 +46,16 @@ class SequenceShards:
             model.get_submodule(name).register_forward_pre_hook(self._gather, with_kwargs=True)
 
     def prepared(self, name: str, module: nn.Module, style: ParallelStyle) -> ParallelStyle:
-        """Return a module's style within divided rows, where norms of a block read this process's tokens alone."""
+        """Add the hooks that a module needs where rows are divided by columns, and return its tensor-parallel style.
+
+        Norms within a block get hooks, since they read this process's tokens alone. The last matrix of an attention or
+        feed-forward layer gets another style, which sums its partial results by a reduce-scatter.
+
+        Args:
+            name: Full name of the module.
+            module: The module, before its parameters are divided.
+            style: Its style under tensor parallelism alone.
+        """
         if self._plan.get(name) == "rowwise" and self._has(name):
             return _DividedSums(self._reduce)
         if self._reads_part(name):

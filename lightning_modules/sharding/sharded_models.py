@@ -59,7 +59,7 @@ def build_sharded(
     how: Sharding,
     add: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
-    """Return a sharded model.
+    """Build a model of which this process holds its shards only, and fill them with slices of the stored weights.
 
     Args:
         build: Returns the model from weights, or with random weights for None.
@@ -142,7 +142,12 @@ def weights_folder(weights: str) -> Path:
 
 
 def beside_adapters(model: PreTrainedModel, names: Mapping[str, str]) -> dict[str, str]:
-    """Return stored names by the names that a model's parameters have once adapters are added."""
+    """Return the stored name of each frozen parameter, by the name that it has after peft has added adapters.
+
+    Args:
+        model: The model with its adapters; a matrix beside an adapter is called ``NAME.base_layer.weight``.
+        names: Stored names, by the parameters' names in the model without adapters.
+    """
     ours = {name.replace(".base_layer.", "."): name for name in model.state_dict(keep_vars=True)}
     return {ours.get(name, name): stored for name, stored in names.items()}
 
@@ -168,7 +173,12 @@ def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str])
 
 
 def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str]) -> None:
-    """Reject a folder that lacks weights of a model or has other shapes; arguments are those of ``load_weights``.
+    """Reject a folder of safetensors that lacks weights of a model or has other shapes.
+
+    Args:
+        model: The model, whose parameters may be empty.
+        folder: Folder of safetensors.
+        names: Stored name of each parameter, from ``stored_names``.
 
     Raises:
         ValueError: Names the first of them.
@@ -257,7 +267,11 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def initialize_buffers(model: PreTrainedModel) -> None:
-    """Compute the buffers that checkpoints do not store, such as rotary frequencies and position numbers."""
+    """Compute the buffers that checkpoints do not store, such as rotary frequencies and position numbers, in place.
+
+    Raises:
+        ValueError: A module has buffers and parameters, so that its buffers cannot be computed alone.
+    """
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
             if next(module.parameters(recurse=False), None) is not None:

@@ -183,7 +183,11 @@ def _communicate(sharded: Sequence[FSDPModule], *, shards: bool, copies: bool) -
 
 
 def sharding_of(strategy: object) -> Sharding | None:
-    """Return how a trainer's strategy needs a model sharded; None if it does not, or if it shards by itself."""
+    """Return how the modules must shard their model for a trainer's strategy.
+
+    None for strategies that take a whole model: those that shard nothing, and those that shard by themselves (FSDP1,
+    DeepSpeed).
+    """
     if isinstance(strategy, ShardedStrategy):
         return strategy.sharding()
     if isinstance(strategy, ModelParallelStrategy):

@@ -74,9 +74,13 @@ def require_fitting_shards(path: Path, module: nn.Module, *, trained_alone: bool
 
 
 def whole_weights(module: nn.Module, *, trained_alone: bool = False) -> list[tuple[list[str], Shape]]:
-    """Return (all names, whole shape) of each parameter, tied ones together; a shard has the shape of its whole.
+    """Return each parameter of a module as (its names, shape of the whole parameter); a tied one has several names.
 
     FSDP1 hides names and shapes when it wraps a module: call it before.
+
+    Args:
+        module: Module whose parameters may be sharded.
+        trained_alone: Whether to leave out frozen parameters.
     """
     found: dict[int, tuple[list[str], Shape]] = {}
     for name, value in module.named_parameters(remove_duplicate=False):
@@ -105,7 +109,11 @@ def stored_shapes(path: Path) -> dict[str, Shape]:
 
 
 def weights_key(index: Mapping[str, object]) -> str:
-    """Return the beginning of the names of weights in a folder of shards: FSDP2's, or the one of Lightning's FSDP."""
+    """Return the prefix by which weights are recognized among the names in the index of a folder of shards.
+
+    >>> weights_key({"state_dict.model.lm_head.weight": 0}), weights_key({"model.lm_head.weight": 0})
+    ('state_dict.', 'model.')
+    """
     return "state_dict." if any(name.startswith("state_dict.") for name in index) else PREFIX
 
 

@@ -27,9 +27,10 @@ def build_partitioned(
     weights: str | None,
     add: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
-    """Return a model inside Lightning's ``zero.Init``, filled with weights one tensor at a time.
+    """Build a model for ZeRO-3, which partitions parameters as they are created, and load weights tensor by tensor.
 
-    transformers loads into partitioned parameters only if its own integration is active; here Lightning's is.
+    It is called inside Lightning's ``zero.Init``. transformers loads into partitioned parameters only if its own
+    integration is active; here Lightning's is.
 
     Args:
         build: Returns the model from weights, or with random weights for None.
