@@ -48,7 +48,9 @@ _OTHER_MARKS = {
 
 
 def format_of(path: Path) -> str:
-    """Return the suffix that decides how a file is read: in lower case, without ``.gz``; JSONL has one name.
+    """Return the suffix that decides how a file is read: in lower case, without ``.gz``.
+
+    The suffixes ``.ndjson`` and ``.jsonlines`` become ``.jsonl``.
 
     >>> format_of(Path("rte/Train.JSONL")), format_of(Path("rte/train.tsv.gz")), format_of(Path("rte/train.ndjson"))
     ('.jsonl', '.tsv', '.jsonl')

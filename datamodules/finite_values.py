@@ -55,7 +55,7 @@ def not_finite(where: object, names: Sequence[str]) -> str:
 
 
 def local_values(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor without gradient, as a plain tensor.
+    """Return the values of a tensor that this process holds, its shard of a sharded one, as a tensor without gradient.
 
     A DTensor holds a shard. ZeRO-3 keeps the shard, flattened, in ``ds_tensor``; its padding is left out.
     """

@@ -87,7 +87,7 @@ class InstructionTuningDataModule(StoredDataModule):
 
     @property
     def row_kind(self) -> CausalRows | Seq2SeqRows:
-        """Kind of row that the model reads, decoder-only or encoder-decoder, with its capacity."""
+        """Layout of the rows that the model reads, with their length: of a decoder-only or encoder-decoder model."""
         return self.evaluation_loaders.row_kind
 
     def _prepare_how(self) -> Preparation:

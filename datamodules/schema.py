@@ -215,10 +215,10 @@ class EvaluationExample(NamedTuple):
     """An evaluated example: its prompt, references and options, and the properties that a report lists.
 
     Args:
-        number: Index of the example in its stage, the same on every process.
+        number: Index of the example among all of the validation, or of the test; the same on every process.
         task: Name of its task.
         category: Category of its task.
-        level: Generalization level of its task.
+        level: Generalization level of its task: ``fully_supervised``, ``partially_supervised`` or ``fully_held_out``.
         id: Identifier in the benchmark.
         source: The prompt.
         references: Accepted answers.
@@ -251,7 +251,9 @@ class EvaluationExample(NamedTuple):
 
 
 class CausalBatch(NamedTuple):
-    """Packed rows for a decoder-only model: B rows of L columns with D documents, runs of padding included.
+    """Packed rows for a decoder-only model: B rows of L columns, which hold D documents.
+
+    A document is a tokenized example, or the padding at the end of a row.
 
     Args:
         input_ids: int64 [B, L].
@@ -277,9 +279,11 @@ class CausalBatch(NamedTuple):
 
 
 class Seq2SeqBatch(NamedTuple):
-    """Packed rows for an encoder-decoder model: document d of the encoder is document d of the decoder.
+    """Packed rows for an encoder-decoder model: sources in encoder rows, and their targets in decoder rows.
 
-    The decoder's inputs are not stored: they are ``targets`` moved one column to the right inside each document.
+    There are D documents: examples, or the padding at the end of a row; document d of the encoder's rows is document d
+    of the decoder's. The decoder's inputs are not stored: they are ``targets`` moved one column to the right inside
+    each document.
 
     Args:
         input_ids: int64 [B, L_source], encoder tokens.
@@ -304,7 +308,9 @@ class Seq2SeqBatch(NamedTuple):
 
 
 class ScoredBatch(NamedTuple):
-    """Packed (instruction, response) pairs for a model that scores them: S pairs among D documents, padding included.
+    """Packed (instruction, response) pairs for a model that scores them: B rows of L columns with S pairs.
+
+    There are D documents: the pairs, and the padding at the end of rows.
 
     Args:
         input_ids: int64 [B, L].

@@ -88,7 +88,10 @@ class Instances:
         return {"validation": validation if validated else 0, "test": test if tested else 0}
 
     def require_collections(self, tasks: Iterable[str]) -> None:
-        """Reject settings for collections that have no tasks.
+        """Raise an error if a setting is for a collection of a ``Bench`` that does not exist, e.g. a misspelt one.
+
+        Args:
+            tasks: Names of all tasks, ``collection/task``.
 
         Raises:
             ValueError: An option names an unknown collection; the error names the nearest.
@@ -199,10 +202,10 @@ def choose_instances(
     """Divide the instances of a task among training, validation and test, without repetitions between them.
 
     A task that does not train is tested on the first `test` instances of its file: Super-NaturalInstructions orders its
-    test files so that the first 100 are balanced over labels, and published scores are on them. A training file may be
-    sorted by label, so that of a task that also trains, `test` instances are drawn at random by (seed, task). The rest
-    is shuffled; validation takes its share first, and training at most `limit` of the rest. Neither a tested instance
-    nor another one with the same text is trained.
+    test files so that the first 100 are balanced over labels, and published scores are on them. A task that also trains
+    is tested on `test` instances that are drawn at random by (seed, task), since a training file may be sorted by
+    label. The rest is shuffled; validation takes its share first, and training at most `limit` of the rest. Neither a
+    tested instance nor another one with the same text is trained.
 
     Args:
         task: Name of the task; every task is shuffled differently.

@@ -75,10 +75,10 @@ class Bench(Benchmark):
         return list(getattr(self.split, split))
 
     def task(self, name: str) -> Task:
-        """Return a task's metadata, in which the names agree between collections.
+        """Return a task's metadata with a category and a dataset whose names are the same in all collections.
 
-        `benchmark` is the collection's name in this bench, `category` is the taxonomy's, and `dataset` is the same for
-        tasks on the same data.
+        So tasks of one kind, and tasks on the same data, are recognized in different collections. `benchmark` is the
+        collection's name in this bench.
         """
         if name not in self._tasks:
             close = nearest(name, self._tasks)

@@ -158,7 +158,7 @@ class Catalogue(Benchmark):
         """Return all datasets of the benchmark by name, including those whose files are missing."""
 
     def dataset(self, name: str) -> Dataset:
-        """Return the declaration of one dataset.
+        """Return where the files of one dataset are, and how its rows are rendered.
 
         Raises:
             ValueError: The benchmark has no dataset of this name; the error names the nearest.

@@ -155,10 +155,10 @@ class BilevelPlan:
         return BilevelBatch(inner, self._outer_batch(first, here), fresh)
 
     def examples(self, step: int) -> list[tuple[str, str]]:
-        """Return (task, example id) of every instance in the batch of a step, over all replicas.
+        """Return (task, example id) of every instance in the batch of a step, over all replicas, e.g. for an error.
 
-        Inner instances come first. At a step that also trains the instruction, other inner instances for the
-        hypergradient follow if `fresh` is set, then outer instances.
+        The instances that train the model come first. At a step that also trains the instruction, those by which the
+        hypergradient differentiates the inner loss follow if `fresh` is set, then those of outer tasks.
 
         Args:
             step: Number of the inner step, from 0.
@@ -180,10 +180,10 @@ class BilevelPlan:
         return InnerBatch(rows, inputs)
 
     def first_drawn(self, tasks: Sequence[TaskInstances], number: int) -> list[Instance]:
-        """Return the first instances that training draws from the inner or from the outer tasks.
+        """Return the instances that training draws first, either from the inner or from the outer tasks.
 
         Args:
-            tasks: The attribute ``inner`` or ``outer``.
+            tasks: The attribute ``inner`` (tasks that train the model) or ``outer`` (tasks that train the instruction).
             number: Maximum number of instances.
         """
         instances, order = (self._inner, self._inner_order) if tasks is self.inner else (self._outer, self._outer_order)
@@ -192,10 +192,10 @@ class BilevelPlan:
     def task_rows(
         self, tasks: Sequence[TaskInstances], instances: Sequence[Instance]
     ) -> tuple[LanguageRows, InstructionInputs | None]:
-        """Return chosen inner or outer instances as a batch, rendered as in the first epoch, e.g. to inspect them.
+        """Return chosen training instances as a batch, rendered as in the first epoch, e.g. to inspect them.
 
         Args:
-            tasks: The attribute ``inner`` or ``outer``.
+            tasks: The attribute ``inner`` (tasks that train the model) or ``outer`` (tasks that train the instruction).
             instances: Instances of these tasks.
 
         Returns:

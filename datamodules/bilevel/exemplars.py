@@ -21,10 +21,10 @@ from ..splits import answered_texts
 
 
 class InstructionInputs(NamedTuple):
-    """Inputs from which the learnable instructions of B inner instances are computed.
+    """Inputs from which a module computes the learnable instructions of B training instances.
 
     Args:
-        tasks: int64 [B], index of each instance's task among the inner tasks.
+        tasks: int64 [B], index of each instance's task among the inner tasks, which have learnable instructions.
         pair_ids: int64 [B, P], tokens of z = (input, output) (Eq. 4 of arXiv 2306.10098).
         pair_mask: int64 [B, P], 0 at padding.
         exemplar_ids: int64 [B, N, C], tokens of each instance's N exemplars; None if the instruction uses none.

@@ -127,9 +127,10 @@ class FewShotLevels:
         ]
 
     def pieces(self, task: Task, example: Example, epoch: int) -> PromptPieces:
-        """Return an inner instance's prompt as separate texts: the instructions, each exemplar, and the query.
+        """Return an instance's prompt as separate texts: the instructions, each exemplar, and the query.
 
-        An extractor chooses later which exemplars stay in the prompt.
+        The model's extractor chooses later which exemplars stay in the prompt as demonstrations. Only instances of
+        inner tasks, which train the model, have such prompts.
 
         Args:
             task: The task.

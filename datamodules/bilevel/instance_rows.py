@@ -16,12 +16,12 @@ LanguageRows = CausalBatch | Seq2SeqBatch
 def padded_rows(
     documents: Sequence[TokenizedExample], kind: CausalRows | Seq2SeqRows, here: Replicas, *, room: int
 ) -> LanguageRows:
-    """Return one replica's batch with one document per row, padded to its longest document.
+    """Return one replica's batch with one tokenized example per row, padded to the longest.
 
     ``step_targets`` of the batch counts the targets of all replicas, by which the loss is divided.
 
     Args:
-        documents: The documents of all replicas, whose sources are truncated already.
+        documents: The tokenized examples of all replicas, whose sources are truncated already.
         kind: Rows of a decoder-only or of an encoder-decoder model, with their largest lengths.
         here: This process's replica, and the number of replicas.
         room: Maximum number of columns of a row; for an encoder-decoder model, of an encoder row.
@@ -40,10 +40,10 @@ def padded_rows(
 
 
 def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: bool) -> TokenizedExample:
-    """Truncate the source of a document; the target is kept, and so is the eos of an encoder's source.
+    """Truncate the source of a tokenized example; the target is kept, and so is the eos of an encoder's source.
 
     Args:
-        document: The document.
+        document: The tokenized example.
         room: Maximum number of tokens of source and target together; for an encoder-decoder model, of the source.
         keep_end: Whether the source keeps its end (true) or its beginning (false).
         pair: Whether the model is an encoder-decoder.

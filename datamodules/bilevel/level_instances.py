@@ -13,10 +13,11 @@ from .bilevel_report import TaskInstances
 
 
 class Instance(NamedTuple):
-    """Training instance of the inner or the outer tasks, by its indices.
+    """Training instance as a pair of indices: of its task, and of its example in this task.
 
     Args:
-        task: Index of the task among the inner, or among the outer tasks.
+        task: Index of the task among the inner tasks (which train the model), or among the outer tasks (which train the
+            instructions).
         example: Index of the example among the task's training instances.
     """
 
@@ -66,7 +67,7 @@ def read_instances(
 
 
 class ShuffledEpochs:
-    """Endless epochs over `size` items, each in another order; every position is computed directly.
+    """Endless sequence of epochs over `size` items, each in another random order, with access to any position.
 
     Args:
         size: Number of items.

@@ -105,12 +105,13 @@ class LevelRows:
         return FewShotLevels(self.preparation, self.inner, self.outer, text.shots, text.pools, **forms)
 
     def prompt(self, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int = 0) -> Prompt:
-        """Return the prompt of an inner or outer instance, without a learnable instruction.
+        """Render a training instance as a prompt, without its learnable instruction.
 
-        If exemplars are chosen as demonstrations, the prompt of an inner instance has its first k exemplars.
+        If the module chooses demonstrations among exemplars, a prompt of the tasks with learnable instructions has its
+        first k exemplars.
 
         Args:
-            tasks: The attribute ``inner`` or ``outer``.
+            tasks: The attribute ``inner`` (tasks with learnable instructions) or ``outer`` (tasks without).
             instance: Instance of these tasks.
             epoch: Index of the epoch; in each epoch one of the instance's references is drawn as the target.
         """
@@ -142,7 +143,7 @@ class LevelRows:
         ]
 
     def outer_batch(self, drawn: Sequence[Drawn], here: Replicas) -> LanguageRows:
-        """Return one replica's batch of outer instances, one per row.
+        """Return one replica's batch of outer instances, whose loss trains the instructions, one per row.
 
         Args:
             drawn: The instances of all replicas, each with the epoch in which it is drawn.
@@ -152,7 +153,9 @@ class LevelRows:
         return self._rows(prompts, here, reserve=0)
 
     def inner_batch(self, drawn: Sequence[Drawn], here: Replicas) -> InnerBatch:
-        """Return one replica's batch of inner instances, one per row, with the inputs of their instructions.
+        """Return one replica's batch of inner instances, which train the model behind learnable instructions.
+
+        Each instance is one row, and comes with the inputs from which its instruction is computed.
 
         Args:
             drawn: The instances of all replicas, each with the epoch in which it is drawn.

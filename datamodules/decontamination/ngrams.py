@@ -26,7 +26,7 @@ _WRAP = 2**64
 
 
 class Ngrams(NamedTuple):
-    """The G n-grams of some texts, in order.
+    """The G word n-grams of some texts in order, as hashes, with their places in the texts.
 
     Args:
         hashes: uint64 [G], hash of each n-gram.

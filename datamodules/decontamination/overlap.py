@@ -232,7 +232,7 @@ def _first_hits(
 def overlaps(
     index: EvaluationIndex, tasks: Sequence[str], read: Callable[[str], Iterable[Document]], *, processes: int = 1
 ) -> Iterator[TaskOverlap]:
-    """Yield the overlap of each training task with the evaluation examples, in the order of `tasks`.
+    """Yield, for each training task, the evaluation examples that share an n-gram with it, in the order of `tasks`.
 
     Args:
         index: Index of the evaluation examples.

@@ -24,7 +24,7 @@ class NotOnTheHub(ValueError):
 
 
 class FetchedRows(NamedTuple):
-    """Rows that were written to a JSONL file.
+    """JSONL file that a download of a hub dataset has written, with the dataset's commit and the numbers of rows.
 
     Args:
         path: The JSONL file.

@@ -8,7 +8,7 @@ from .tasks import POOLS
 
 
 class Fact(NamedTuple):
-    """A fact: a person has a number of animals of one color.
+    """Random content of a toy example: a person has a number of animals of one color, "Ann has 7 red cats."
 
     Args:
         name: Name of the person.

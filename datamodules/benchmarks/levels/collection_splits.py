@@ -11,7 +11,7 @@ from .split_rules import GROUPS, SplitRules
 
 
 class CollectionSplits:
-    """Decides which tasks keep the train/test split of their own collection, because the rules of a bench leave it.
+    """Decides for which tasks the split of their own collection counts, because the rules of a bench leave it open.
 
     Attributes:
         groups: Group of each task in the rules, e.g. ``fully_held_out``; None if they do not name the task.

@@ -17,7 +17,7 @@ COLUMNS = ("decision", "training task", "evaluation task", "hit", "examples", "s
 
 
 class Decisions(NamedTuple):
-    """Decisions about pairs of tasks that share text.
+    """Tasks that a person decided not to train, or not to evaluate, because they share text with each other.
 
     Args:
         drop_train: Names of tasks that must not train.
@@ -45,7 +45,9 @@ def read_decisions(path: Path) -> Decisions:
 
 
 def decision_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a table of decisions, each with the values of ``COLUMNS``.
+    """Read the TSV table in which a person decides about pairs of tasks that share text, and return its rows.
+
+    A row has the columns of ``COLUMNS``: the decision, the training task, the evaluation task, and numbers.
 
     Raises:
         ValueError: The header is another, or a line has an unknown decision.

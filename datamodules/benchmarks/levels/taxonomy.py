@@ -33,8 +33,8 @@ class Taxonomy:
     Args:
         file: File that the taxonomy was read from, for errors.
         categories: All categories.
-        called: Category for each name that a collection has for a category.
-        datasets: Category for each dataset name with which a task's name may begin.
+        called: Category by another name that some collection has for it.
+        datasets: Category by dataset; it is that of tasks whose name begins with the dataset's.
         collections: Category of all tasks of a collection, by collection.
         tasks: Category of single tasks, by ``collection/task``.
     """
