@@ -78,7 +78,7 @@ def _parsed(line: str) -> Any:
 
 
 def find_unfinished(folder: Path, stage: str, header: Header, *, beside: bool) -> Unfinished:
-    """Return the predictions of earlier runs of a stage that were interrupted.
+    """Find the predictions of interrupted evaluations that this run can reuse.
 
     Args:
         folder: This run's folder of predictions.

@@ -83,7 +83,7 @@ def adapt_tasks(
             {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
         test: Benchmark of the test instances; by default they are the first ones of each task's file in `train`.
         tasks: Names of the tasks; if empty, all that have test instances.
-        prompt: Form in which an example becomes a prompt; it must be that of the samples.
+        prompt: Format in which an example becomes a prompt; it must be that of the samples.
         test_examples: Largest number of test instances of a task.
         augmentation: Also train on the model's responses; the paper has an ablation without them.
         sizes: Numbers of nucleus samples; the report also has the scores of choosing among this many of them alone.

@@ -123,7 +123,7 @@ def classify_tasks(
             all of its tasks as training tasks.
         tasks: Names of the tasks; if empty, all tasks of the split.
         examples: Largest number of rows of a task, each evaluated with all its templates; null for all.
-        prompt: Form in which an example becomes an instruction; by default the example's input alone, as in Cappy's
+        prompt: Format in which an example becomes an instruction; by default the example's input alone, as in Cappy's
             released program.
         max_length: Maximum number of tokens of an instruction and an option together; longer ones are truncated.
         truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side,
@@ -204,7 +204,7 @@ def shared_questions(
 
 
 def write_classification(folder: Path, classified: Classified) -> None:
-    """Write questions.jsonl and report.json into a folder, and print the report."""
+    """Write every question with scores and choices (questions.jsonl) and the accuracies (report.json); print these."""
     write_questions(folder / "questions.jsonl", classified)
     report = classification_report(classified)
     write_whole(folder / "report.json", json.dumps(report, indent=1))
@@ -235,7 +235,7 @@ def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> 
 def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> list[str]:
     """Return the names of the tasks to evaluate: `tasks`, or those of the split if it is empty.
 
-    A ``Suite`` also lists the tasks of its published table whose files are missing.
+    A ``Suite``, i.e. the tasks of a published table, also lists tasks whose files are missing.
     """
     if tasks:
         return list(tasks)

@@ -19,7 +19,9 @@ def run(words: Sequence[str]) -> None:
 
 
 def describe_mixture(settings: Settings, depth: int = 3) -> None:
-    """Print the mixture as a tree; what the benchmark reports of its tasks and files comes first, on stderr.
+    """Print the expected draws of a run's training as a tree of benchmarks, categories and tasks.
+
+    What the benchmark reports of its tasks and files comes first, on stderr.
 
     Args:
         settings: Settings of the run.

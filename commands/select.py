@@ -218,7 +218,7 @@ def write_selection(
     cuts: Mapping[str, PairCuts],
     untested: int,
 ) -> None:
-    """Write selection.json and choices.jsonl, and print the table.
+    """Write the scores of all methods (selection.json) and their choices (choices.jsonl), and print the scores.
 
     Args:
         folder: Folder of the files.

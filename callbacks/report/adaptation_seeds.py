@@ -9,7 +9,7 @@ from ...lightning_modules.evaluation.significance import seed_interval
 
 
 def seed_table(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Return means over seeds with 95% intervals, by method and by task, as text.
+    """Return a table of `crosstask adapt` runs with different seeds: means and 95% intervals, by method and by task.
 
     Methods without a scorer give equal scores with every seed; their intervals are over instances. Gains over the best
     single decoding are paired by instance, one for each seed. Rows that some runs lack, e.g. ablations, are left out.

@@ -165,7 +165,7 @@ def _exact_match(record: dict[str, Any]) -> float:
 
 
 def find_predictions(run: Path, stage: str) -> Path:
-    """Return the file of predictions of a stage of a run.
+    """Return the path of the file with a run's predictions.
 
     Args:
         run: The run's folder, the folder of its versions (the last one is used), or the file itself.

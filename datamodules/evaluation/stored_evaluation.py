@@ -24,7 +24,9 @@ FOLDER = "evaluations"
 
 
 def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str], read: Mapping[str, Stamp]) -> None:
-    """Write an evaluation set to a file. An existing file is replaced.
+    """Write the rendered examples of validation or test to a file, so that the next run reads no data files for them.
+
+    An existing file is replaced.
 
     Args:
         path: The file.

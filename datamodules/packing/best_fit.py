@@ -42,10 +42,10 @@ for random orders.
 def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
     """Pack tokenized examples (documents) into rows by best-fit decreasing, so that little padding is left.
 
-    From the longest on, each document goes into the row in which it leaves the least room.
-    Documents of one size, and rows with the same room left, are interchangeable. They are assigned in bulk, so that the
-    cost depends on the number of different sizes rather than of documents (after Krell et al., arXiv 2107.02027). The
-    assignment of equally long documents to rows, the order within a row and the order of the rows are random.
+    From the longest on, each document goes into the row in which it leaves the least room. Documents of one size, and
+    rows with the same room left, are interchangeable. They are assigned in bulk, so that the cost depends on the number
+    of different sizes rather than of documents (after Krell et al., arXiv 2107.02027). The assignment of equally long
+    documents to rows, the order within a row and the order of the rows are random.
 
     Args:
         sizes: int [n], columns of a row that each document takes.

@@ -29,7 +29,7 @@ program) the longer one of instruction and response."""
 
 
 class PairFrame(NamedTuple):
-    """Special tokens around an instruction and a response.
+    """Special tokens before, between and after an instruction and a response, as a scorer reads them.
 
     Args:
         head: Ids of the tokens before the instruction; the scorer's regression head reads the first of them.
