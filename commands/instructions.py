@@ -38,13 +38,15 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     from ..callbacks.instruction_states import instruction_states
     from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
     from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
+    from ..lightning_modules.instructions.stored_instructions import require_same_vocabulary
     from ..lightning_modules.module_loading import load_module
     from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
 
     target, path = expanded(folder), expanded(checkpoint)
     require_new(target)
     extras = checkpoint_extras(path)
-    tasks = extras.get(KEY, {}).get("instruction", {}).get("tasks")
+    described = extras.get(KEY, {}).get("instruction", {})
+    tasks = described.get("tasks")
     if tasks is None:
         raise ValueError(f"{checkpoint} has no learned instructions: it was written by another module or command")
     data = build_data(settings)
@@ -56,6 +58,7 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
             f"the checkpoint has instructions of {len(tasks)} inner tasks, and the data has {len(data.inner_tasks)} or "
             "others: give the configuration of the training"
         )
+    require_same_vocabulary(described, data.preparation.tokenizer)
     module = load_module(InstructionOptimizationModule.__name__, path)
     assert isinstance(module, InstructionOptimizationModule)
     kept = extras.get("callbacks", {}).get(InstructionAnalysis.__qualname__, {})

@@ -15,7 +15,7 @@ from .instructions.instructed_loss import input_embeddings, instructed_loss, mod
 from .instructions.instruction_kinds import InstructionSettings, build_instruction
 from .instructions.instruction_start import start_instruction
 from .instructions.learnable_instructions import Instruction, LearnableInstruction, behind_head
-from .instructions.stored_instructions import chosen_exemplars
+from .instructions.stored_instructions import chosen_exemplars, described_vocabulary
 from .sharding.checkpoint_weights import INSTRUCTION
 from .sharding.checkpoints import KEY
 from .target_loss import LossSum
@@ -109,6 +109,7 @@ class InstructedTraining(InstructionTuningModule):
         """
         settings, plan = self.instruction_settings, self._data.plan
         assert plan is not None
+        assert self.tokenizer is not None
         described = {
             "kind": settings.kind,
             "length": settings.length,
@@ -117,6 +118,7 @@ class InstructedTraining(InstructionTuningModule):
             "width": int(input_embeddings(self.language_model).weight.shape[1]),  # type: ignore[index]
             "tokenizer": self.tokenizer_name,
             "tasks": self._data.inner_tasks,
+            **described_vocabulary(self._learned, self.tokenizer),
         }
         chosen = chosen_exemplars(self._learned, self._data.inner_tasks, plan.rows.shared_exemplars())
         return described | ({"chosen": chosen} if chosen else {})

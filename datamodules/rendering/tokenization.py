@@ -74,6 +74,11 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(definition.encode()).hexdigest()
 
 
+def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a SHA-256 of a tokenizer's tokens with their ids: equal digests mean that an id is the same token."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
 def tokenize_joint(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],

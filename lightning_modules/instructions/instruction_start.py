@@ -16,7 +16,7 @@ from ...datamodules.messages import expanded, some
 from ...datamodules.schema import Task
 from .instructed_loss import input_embeddings
 from .learnable_instructions import DirectEmbedder, LearnableInstruction
-from .stored_instructions import apply_stored, read_instructions, require_same_exemplars
+from .stored_instructions import apply_stored, read_instructions, require_same_exemplars, require_same_vocabulary
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def start_instruction(
     if start.stored is not None:
         stored = read_instructions(expanded(start.stored))
         names = [task.name for task in tasks]
+        require_same_vocabulary(stored.description, tokenizer)
         require_same_exemplars(stored, names, exemplars)
         if missing := apply_stored(instruction, stored, kind, names):
             state = f"{len(missing)} of {len(tasks)} inner tasks have no stored instruction: {some(missing)}"

@@ -8,6 +8,7 @@ A folder holds ``instructions.safetensors``, the parameters and buffers of the i
                 [{"exemplar": 3, "id": "task1147-2f...", "text": " Positive Example -\\n..."}], ...}}
 
 ``chosen`` is present if each task chooses exemplars: one, or as many as there are demonstrations, in their order.
+``vocabulary`` is present if the instruction has a table with one row per token: the digest of the tokens and their ids.
 Parameters with one row per task have them in the order of ``tasks``.
 """
 
@@ -19,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ...datamodules.atomic_files import write_whole
 from ...datamodules.bilevel.exemplars import TaskExemplar
@@ -27,6 +29,7 @@ from ...datamodules.data_files import read_json
 from ...datamodules.finite_values import require_finite_weights
 from ...datamodules.messages import some
 from ...datamodules.rendering.chosen_demonstrations import DESCRIPTION, FOLDER
+from ...datamodules.rendering.tokenization import vocabulary_digest
 from .learnable_instructions import DirectExtractor, LearnableInstruction
 
 VALUES = "instructions.safetensors"
@@ -189,6 +192,30 @@ def apply_stored(
         else:
             parameter.copy_(value)
     return [task for task in tasks if task not in rows] if instruction.task_parameters else []
+
+
+def described_vocabulary(instruction: LearnableInstruction, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return ``{"vocabulary": digest}`` if the instruction has a table with one row per token; empty otherwise."""
+    tables = [
+        f"{name}.weight"
+        for name, part in instruction.named_modules()
+        if isinstance(part, nn.Embedding) and part.num_embeddings >= len(tokenizer)
+    ]
+    reads_tokens = any(name not in instruction.task_parameters for name in tables)
+    return {"vocabulary": vocabulary_digest(tokenizer)} if reads_tokens else {}
+
+
+def require_same_vocabulary(description: Description, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Reject learned instructions whose table of tokens belongs to another tokenizer, also to one of equal size.
+
+    Raises:
+        ValueError: With the name of the tokenizer that the instructions were learned with.
+    """
+    if description.get("vocabulary", None) not in (None, vocabulary_digest(tokenizer)):
+        raise ValueError(
+            f"the instructions are computed from token ids of the tokenizer {description.get('tokenizer')!r} at its "
+            "state then, and the same ids are other tokens here: set `tokenizer` to that of their training"
+        )
 
 
 def require_same_exemplars(

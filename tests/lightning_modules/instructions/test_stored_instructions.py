@@ -194,6 +194,43 @@ def test_buffers_of_a_class_of_ones_own_are_stored_with_its_parameters() -> None
         apply_stored(here, more, "my.Scaled", ["a"])
 
 
+@pytest.fixture
+def renumbered(toybench: Path, tmp_path: Path) -> Path:
+    """The toy benchmark with a tokenizer of the same tokens, of which two have changed their ids."""
+    folder = tmp_path / "renumbered"
+    shutil.copytree(toybench, folder)
+    path = folder / "tokenizer/tokenizer.json"
+    content = json.loads(path.read_text())
+    ids = content["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def test_a_table_of_tokens_applies_to_its_tokenizer_alone(
+    make_bilevel: Make, renumbered: Path, tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    learned = trained(make_bilevel, tmp_path, instruction="instance_embedder")
+    start = InstructionStart(stored=str(tmp_path / "exported"))
+    _, first = started(make_bilevel, start, instruction="instance_embedder")
+    assert_close(first["texts.table.weight"], learned.instruction.texts.table.weight.detach())  # type: ignore[union-attr]
+    elsewhere = partial(make_runs, renumbered, tiny_model)
+    with pytest.raises(ValueError, match=r"same ids are other tokens here: set `tokenizer` to that of their training"):
+        started(elsewhere, start, instruction="instance_embedder")
+    module, datamodule = elsewhere(instruction="instance_embedder")
+    with pytest.raises(ValueError, match="tokenizer"):
+        trainer(7).fit(module, datamodule, ckpt_path=str(tmp_path / "last.ckpt"))
+
+
+def test_embeddings_of_a_task_apply_to_another_tokenizer(
+    table: Trained, renumbered: Path, tiny_model: dict[str, Any]
+) -> None:
+    start = InstructionStart(stored=str(table.folder / "exported"))
+    _, first = started(partial(make_runs, renumbered, tiny_model), start)
+    assert_close(first["table"], table.module.phi[0].detach())
+    assert "vocabulary" not in read_instructions(table.folder / "exported").description
+
+
 def test_what_does_not_fit_is_rejected(make_bilevel: Make, table: Trained, choices: Trained, tmp_path: Path) -> None:
     embedded = str(shutil.copytree(table.folder / "exported", tmp_path / "table"))
     chosen = str(choices.folder / "exported")
