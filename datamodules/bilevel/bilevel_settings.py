@@ -83,9 +83,10 @@ class InstructionTexts:
         numbered: Whether exemplars begin with "Positive Example 1 -", as the demonstration of a one-shot prompt, or
             with "Positive Example -", as in the released program.
         demonstrations: Number of chosen exemplars that are demonstrations of the prompt, k: after the definition,
-            separated, each with its delimiter, as in training with demonstrations (MetaICL). Outer instances then have
-            k demonstrations as in few-shot evaluation. 0 puts one chosen exemplar before the text, as in the paper.
-        separator: Text between the examples of an inner prompt with demonstrations.
+            separated, each with its delimiter, as in training with demonstrations (MetaICL). Outer instances, whose
+            loss trains the instructions, then have k random demonstrations as in few-shot evaluation. 0 puts one chosen
+            exemplar before the text, as in the paper.
+        separator: Text between the examples of a prompt with chosen demonstrations.
         exclude_self: Whether an instance is never among its own exemplars; null for the preset's choice.
         pair_length: Maximum number of tokens of z.
         pair_target: Whether z contains the target, as in the paper's Eq. 4, or the input alone.

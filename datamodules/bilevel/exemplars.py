@@ -135,9 +135,9 @@ class ExemplarPools:
         return self._behind_blanks([examples[i] for i in chosen])
 
     def of_task(self, examples: Sequence[Example]) -> list[Example | None]:
-        """Return the N exemplars of a task, None for a blank one.
+        """Return N solved training examples of a task that can serve as its instruction; None for a blank one.
 
-        ``draw`` starts from these if all instances of a task have the same, and replaces those that equal the instance.
+        All instances of the task share them, except that ``draw`` replaces those that equal the instance itself.
         """
         order = self._order(examples[0], len(examples)) if examples else []
         return self._behind_blanks([examples[i] for i in islice(cycle(order), self._real)])

@@ -28,7 +28,8 @@ from .prompt_pieces import EncodedPieces, PromptPieces, encode_pieces, prompt_pi
 class LevelShots:
     """Settings of few-shot prompts in instruction optimization.
 
-    The demonstrations of an inner instance are chosen by a trained extractor; those of an outer instance are random.
+    Inner instances train the model; their demonstrations are chosen by an extractor. Outer instances train the
+    extractor; their demonstrations are random.
 
     Args:
         number: Demonstrations of a prompt, k.

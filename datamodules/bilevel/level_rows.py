@@ -124,7 +124,7 @@ class LevelRows:
         return form(task, example, rendering_rng(self.preparation.seed, task.name, example.id, epoch))
 
     def shared_exemplars(self) -> list[list[TaskExemplar]]:
-        """Return the exemplars that the instances of each inner task share.
+        """Return the exemplars of each inner task: solved examples, among which the module chooses an instruction.
 
         The list is empty if instructions use no exemplars, or if every instance has other ones.
         """

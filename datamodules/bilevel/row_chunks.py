@@ -80,7 +80,7 @@ def _places(targets: Tensor) -> Tensor:
 
 
 def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
-    """Return the first and the second half of an outer batch, whose hypergradients are compared to measure their noise.
+    """Return two halves of a batch that trains the instruction, to compare their hypergradients and measure the noise.
 
     Raises:
         ValueError: The batch has one row.
