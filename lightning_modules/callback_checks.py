@@ -45,10 +45,11 @@ REJECTED: dict[type[Callback], str] = {
 
 
 def reject_callbacks(trainer: L.Trainer, *, automatic: bool, validates: bool) -> None:
-    """Reject callbacks that do not work with ``PlannedTraining``, whose batches are planned before the first step.
+    """Reject callbacks of Lightning that would have no effect, change the loss or lose weights.
 
-    Among them are those that change the batch size or the accumulation, save within an optimizer step, or wait for a
-    validation that never runs; docs/trainer_settings.md lists all of Lightning's callbacks.
+    The rows of every optimizer step are fixed before the first one. Rejected are, among others, callbacks that change
+    the batch size or the accumulation, save within an optimizer step, or wait for a validation that never runs;
+    docs/trainer_settings.md lists all of Lightning's callbacks.
 
     Args:
         trainer: The trainer in ``fit``, before anything is built.
@@ -100,13 +101,13 @@ def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
 
 
 def keep_callback_settings(trainer: L.Trainer, checkpoint: dict[str, Any]) -> list[str]:
-    """Put this run's settings of callbacks in place of a checkpoint's, and return a phrase for each change.
+    """Replace settings of callbacks in a checkpoint by those of this run, and return a phrase for each change.
 
-    Lightning keeps early stopping's patience with its counters, and would go on with the old one.
+    Lightning stores early stopping's patience with its counters, so that a resumed run would continue with the old one.
 
     Args:
-        trainer: In ``fit``.
-        checkpoint: What training resumes from, before the callbacks read it; changed in place.
+        trainer: The trainer in ``fit``, with its callbacks.
+        checkpoint: The checkpoint that training resumes from, before the callbacks read it; changed in place.
 
     Raises:
         ValueError: The checkpoint's weights are averages, and no callback holds the weights that are trained.

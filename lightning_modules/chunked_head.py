@@ -23,7 +23,7 @@ _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 
 def logit_rule(config: PreTrainedConfig) -> LogitRule:
-    """Return how a model turns products into logits, from its configuration.
+    """Return the scale and the cap of a model's logits, from its configuration.
 
     >>> from transformers import Gemma2Config, GraniteConfig
     >>> logit_rule(Gemma2Config(final_logit_softcapping=30.0)), logit_rule(GraniteConfig(logits_scaling=4.0))
@@ -49,8 +49,8 @@ class ChunkedHead:
     Args:
         model: A model for which ``has_plain_head`` is true.
         chunk: Largest number of logits in memory.
-        compares: Whether the first call checks that the model's logits follow its ``LogitRule``. Fake tensors cannot be
-            compared.
+        compares: Whether the first call checks that the model scales and caps logits as its configuration says. It must
+            be False for fake tensors, which have no values.
     """
 
     def __init__(self, model: PreTrainedModel, chunk: int = CHUNK, *, compares: bool = True) -> None:

@@ -53,7 +53,10 @@ class InstructedTraining(InstructionTuningModule):
             )
 
     def add_instruction(self, tasks: int) -> None:
-        """Build the learnable instruction for `tasks` inner tasks, with random values; the model must be built."""
+        """Build the learnable instruction with random values; the model must be built before.
+
+        `tasks` is the number of inner tasks, those that train the language model.
+        """
         assert self.tokenizer is not None
         self.instruction = build_instruction(
             self.instruction_settings, self.language_model, tasks=tasks, vocabulary=len(self.tokenizer)

@@ -161,13 +161,14 @@ class InstructionOptimizationModule(InstructedTraining):
 
     @property
     def outer_step(self) -> int:
-        """Number of steps that phi has taken."""
+        """Number of optimizer steps that the learnable instruction's parameters (phi) have taken."""
         return 0 if self.outer_level is None else self.outer_level.steps
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return theta's optimizer and schedule.
+        """Return optimizer and schedule of theta, the language model's parameters.
 
-        Phi's are hidden from Lightning, so that global_step counts theta's steps.
+        Those of phi, the learnable instruction's parameters, are hidden from Lightning, so that global_step counts
+        theta's steps.
         """
         if not self.phi:
             return super().configure_optimizers()
@@ -200,7 +201,10 @@ class InstructionOptimizationModule(InstructedTraining):
         reject_low_precision(self._theta, curvature)
 
     def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
-        """Take one inner step, and an outer step if the batch has an outer part."""
+        """Take an optimizer step of the language model, and one of the learnable instruction at every K-th batch.
+
+        Such a batch also has rows of outer tasks.
+        """
         level = self.outer_level if batch.outer is not None else None
         if level is None:
             self._step_theta(batch.inner)

@@ -91,7 +91,7 @@ DROPOUT_FIELDS = ("dropout", "dropout_rate", "hidden_dropout", "hidden_dropout_p
 
 
 def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: float | None) -> PreTrainedConfig:
-    """Return the configuration of a model.
+    """Return transformers' configuration for a hub name, a folder or fields, with the residual dropout set.
 
     Args:
         source: Hub name or folder of a configuration, or its fields with ``model_type``.
@@ -135,7 +135,7 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
 def build_model(
     config: PreTrainedConfig, *, weights: str | None, vocabulary: int, attention: str, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Return a causal or encoder-decoder language model.
+    """Build the causal or encoder-decoder language model of a configuration, with loaded or random weights.
 
     The embeddings are enlarged if the tokenizer has more tokens. They are never shrunk, since published models pad
     their vocabulary on purpose.

@@ -28,7 +28,7 @@ from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
 
 
 class Step(NamedTuple):
-    """Batches, dropout seeds and examples of an optimizer step, kept for the dump if it is not finite.
+    """Batches, dropout seeds and examples of an optimizer step, to be written to files if it is not finite.
 
     Args:
         number: Number of the step, from 1.
@@ -60,7 +60,11 @@ class Unread(NamedTuple):
 
 
 class StepGuard:
-    """Keeps the batches of the current optimizer step, and stops training if the step is not finite."""
+    """Keeps the batches of the current optimizer step, and stops training if its loss or gradient is not finite.
+
+    It then writes them, and the weights, to the folder ``not-finite-step-N``, which ``crosstask replay`` computes
+    again.
+    """
 
     def __init__(self) -> None:
         self._step = Step(0, list, [], [])
@@ -109,7 +113,9 @@ class StepGuard:
         self._unread = Unread(self._step, list(values), arrived, event)
 
     def read(self, module: L.LightningModule) -> None:
-        """Check the loss and gradient norm of the last fused step, if no call has; every process must call it.
+        """Check loss and gradient norm of a fused optimizer's last step, if that is still to do.
+
+        Every process must call it.
 
         Raises:
             ValueError: They are not finite: the optimizer has skipped the step on the device.

@@ -31,7 +31,7 @@ _VARLEN = "torch_attn::_varlen_attn"  # registered when the kernel is first impo
 
 
 def require_recomputation(choice: Recomputation) -> None:
-    """Reject a value that is not a ``Recomputation``.
+    """Reject a setting of activation checkpointing that does not exist.
 
     Raises:
         ValueError: It is neither true, false, selective nor a number of at least 1.

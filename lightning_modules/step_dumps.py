@@ -69,7 +69,7 @@ class StepFault:
 
 
 def write_fault(folder: Path, fault: StepFault) -> None:
-    """Write the description of a step into its dump; one process is enough."""
+    """Write the description of an optimizer step that was not finite to ``fault.json``; one process is enough."""
     (folder / "fault.json").write_text(json.dumps(asdict(fault), indent=1), encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def write_batches(path: Path, batches: Sequence[Any], seeds: Sequence[int]) -> N
 
 
 def read_fault(folder: Path) -> StepFault:
-    """Return the description of a dumped step.
+    """Return the description of an optimizer step that was not finite, from the folder that training wrote of it.
 
     Raises:
         ValueError: The folder is no dump.
@@ -94,7 +94,9 @@ def read_fault(folder: Path) -> StepFault:
 
 
 def read_batches(folder: Path) -> list[tuple[str, int, Any]]:
-    """Return the batches of a dumped step, each as (file of its replica, dropout seed, batch).
+    """Return the batches of an optimizer step that was not finite, from the folder that training wrote of it.
+
+    Each is (name of its replica's file, dropout seed, batch).
 
     Raises:
         ValueError: There are none, or a file holds something else.

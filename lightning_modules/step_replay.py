@@ -18,7 +18,7 @@ from .step_dumps import BATCHES, WEIGHTS, StepFault, read_batches, read_fault
 
 @dataclass(frozen=True)
 class Replay:
-    """Result of computing a dumped step again.
+    """Losses, gradient norms and the first wrong module of a failed optimizer step that was computed again.
 
     Args:
         fault: Description of the step as the run computed it.

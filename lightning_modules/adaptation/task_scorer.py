@@ -36,7 +36,7 @@ from .scorer_training import ScorerTraining
 
 
 class SingleTaskBenchmark(Benchmark):
-    """One task of a benchmark, as a benchmark: it is the training task, and with `tested` the test task, too.
+    """A benchmark that consists of one task of another one; the task trains, and with `tested` it is also tested.
 
     Args:
         benchmark: Benchmark that has the task.

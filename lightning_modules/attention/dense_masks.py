@@ -25,7 +25,10 @@ MASKED = frozenset({"bloom", "codegen", "falcon", "gpt_neo", "gpt_neox_japanese"
 
 
 def reads_masks(config: PreTrainedConfig) -> bool:
-    """Return whether a mask separates the documents for a configuration's language model."""
+    """Return whether models of this configuration compute attention by themselves but add any mask to its scores.
+
+    In these models a mask can separate the documents of a packed row.
+    """
     return config.model_type in MASKED
 
 
@@ -42,7 +45,11 @@ def built_attention(config: PreTrainedConfig, attention: str) -> str:
 
 
 def read_documents_by_mask(model: PreTrainedModel) -> None:
-    """Make a language model turn its keyword ``documents`` into a mask, in place, if ``reads_masks``."""
+    """Make a model separate the documents of packed rows by an attention mask, in place.
+
+    Its forward then takes the keyword ``documents``. Models that cannot use such a mask (``reads_masks``) do not
+    change.
+    """
     if reads_masks(model.config):
         if model.config.model_type in ("bloom", "falcon"):
             _restart_alibi(model.config.model_type)

@@ -39,6 +39,8 @@ class Sequences(NamedTuple):
 class Continuations(NamedTuple):
     """Token indices for attention from continuations (C tokens) to their prefixes (K tokens), for the varlen kernel.
 
+    A prefix is e.g. a prompt, and its continuations are the options that may follow it.
+
     Args:
         indices: int64 [C], indices of the continuations' tokens in the flattened rows.
         offsets: int32 [D + 1], where each document's continuations start in ``indices``.
@@ -99,7 +101,7 @@ class Documents:
 
     @property
     def has_shared_prefixes(self) -> bool:
-        """Whether documents have continuations behind a prefix in the same row, as in models with one stack."""
+        """Whether documents of a decoder-only model are prefixes with continuations, e.g. prompts with options."""
         return self.continuation_offsets is not None and self.decoder_offsets is None
 
     def query_and_key_offsets(self, kind: AttentionKind) -> tuple[Tensor, Tensor]:

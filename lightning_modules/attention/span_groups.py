@@ -1,4 +1,8 @@
-"""Groups of spans (queries and their keys) of equal or similar shape; each group is attended in one call."""
+"""Groups of spans (queries and their keys) of equal or similar shape; each group is attended in one call.
+
+A span is a document of a packed row. A document with a shared prefix, such as a prompt with several options, is two
+spans: the prefix, and its continuations (the options), whose keys include the prefix.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -31,9 +35,10 @@ class Window:
 
 
 class Span(NamedTuple):
-    """A range of queries and the range of keys they attend to, as indices into the flattened rows.
+    """A range of queries and the range of keys they attend to, as indices into the flattened rows [B * L].
 
-    If the span holds continuations of a prefix, `continuations` are their lengths.
+    If the queries are several continuations of a prefix, such as the options of a prompt, `continuations` has their
+    lengths.
     """
 
     query_start: int
@@ -49,7 +54,7 @@ class Span(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Spans that are attended in one call.
+    """Spans (queries and their keys) of equal shape that are attended in one call.
 
     Args:
         documents: Number of spans.

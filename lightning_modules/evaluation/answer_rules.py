@@ -83,7 +83,11 @@ def formula(text: str) -> str:
 
 
 def number(text: str) -> str:
-    """Return the number of the final answer, by value; the folded text if there is no number."""
+    """Return the number of the final answer, by value; without a number, the text in lower case.
+
+    >>> number("The answer is 4.50"), number("No  Idea")
+    ('4.5', 'no idea')
+    """
     return final_number(text) or folded(text)
 
 

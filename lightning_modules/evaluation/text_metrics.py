@@ -57,9 +57,9 @@ def matched_option(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
-    """Return the fault of an answer that has not the expected form, such as "too short"; "" if it has none.
+    """Return how an answer deviates from the expected form, such as "too short"; "" if it does not.
 
-    An answer with a fault is empty, outside the options, without a number that can be read (if GSM8K's rule compares
+    It may be empty, outside the options, without a number that can be read (if GSM8K's rule compares
     numbers), or much shorter than a reference of many words.
 
     OPT-IML (arXiv 2212.12017, sections 4.5 and 4.6) rejected dialogue data and demonstrations in training because of
@@ -79,7 +79,7 @@ def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
 def score_by_metric(
     metric: Metric, rouge_l: float, exact_match: float, *, token_f1: float = math.nan, accuracy: float = math.nan
 ) -> float:
-    """Return that one of an answer's scores in [0, 1] that `metric`, the metric of its task, names.
+    """Return the score of an answer, in [0, 1], by the metric of its task.
 
     With the metric accuracy, an example without options (accuracy NaN) is scored by exact match.
 

@@ -15,12 +15,13 @@ from .prompt_cache import PromptCache
 
 
 class RunningPrompts:
-    """A batch of prompts for a decoder with document attention, with one row for each sample of an answer.
+    """Generates the answers to a batch of prompts, in which new prompts take the places of those that have ended.
 
-    Only samples that differ and have not ended are passed to the model: samples of a prompt with the same tokens so far
-    are one node. The nodes of a prompt are columns of its row, each attending to the prompt and to its own past, so
-    that no cache is copied for them. Prompts may be at different steps, since a cached token may be in any column. A
-    greedy step reads the device once, to learn which prompts have ended.
+    It is for decoders with document attention. Each sample of an answer is a row. Only samples that differ and have not
+    ended are passed to the model: samples of a prompt with the same tokens so far are one node. The nodes of a prompt
+    are columns of its row, each attending to the prompt and to its own past, so that no cache is copied for them.
+    Prompts may be at different steps, since a cached token may be in any column. A greedy step reads the device once,
+    to learn which prompts have ended.
 
     Args:
         model: A model for which ``can_share_cache`` is true and ``forces_tokens`` is false.
@@ -192,7 +193,7 @@ def append_rows(cache: DynamicCache, other: DynamicCache) -> None:
 
 
 def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Arrange items of the same row side by side.
+    """Lay out items in an array [rows, columns], those of the same row side by side.
 
     Args:
         row: Row of each item, in ascending order.

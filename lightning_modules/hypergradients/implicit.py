@@ -1,4 +1,7 @@
-"""The implicit hypergradient: the outer gradient v, a method that approximates H^-1 v, and a mixed product for phi."""
+"""The implicit hypergradient: the outer gradient v, a method that approximates H^-1 v, and a mixed product for phi.
+
+Theta are the inner parameters, phi the outer ones; H is the Hessian of the inner loss with respect to theta.
+"""
 
 import math
 from collections.abc import Sequence
@@ -50,7 +53,7 @@ class Diagnostics(NamedTuple):
 
 
 class Hypergradient(NamedTuple):
-    """The gradients of the outer loss with respect to phi, averaged over replicas.
+    """The gradients of the outer loss with respect to the outer parameters (phi), averaged over replicas.
 
     Args:
         gradients: One tensor per parameter of phi, in their order.
@@ -154,7 +157,7 @@ def hypergradient(
 
 
 def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
-    """Return theta and phi without duplicates.
+    """Return the inner parameters (theta) and the outer parameters (phi) without duplicates.
 
     Raises:
         ValueError: One of them is empty or has frozen parameters, phi is sharded, or a parameter is in both.

@@ -1,4 +1,4 @@
-"""The inner loss with its parameters, and its first-order gradients at the current theta."""
+"""The inner loss with its parameters, theta (inner) and phi (outer), and its first-order gradients."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,14 +33,17 @@ class InnerProblem(NamedTuple):
 
 
 def theta_gradient(problem: InnerProblem) -> Vector:
-    """Return d inner / d theta on this replica's batch; zeros for parameters that the loss does not use."""
+    """Return the gradient of the inner loss with respect to theta, the inner parameters, on this replica's batch.
+
+    It is zero for parameters that the loss does not use.
+    """
     with resharded(problem.theta), frozen(problem.phi):
         _, slopes = summed_gradients("inner_loss", problem.losses, problem.theta)
         return zeros_where_none(slopes, problem.theta)
 
 
 def phi_gradient(problem: InnerProblem) -> Vector:
-    """Return d inner / d phi on this replica's batch.
+    """Return the gradient of the inner loss with respect to phi, the outer parameters, on this replica's batch.
 
     Theta is frozen in the pass, which saves a third of its cost.
 

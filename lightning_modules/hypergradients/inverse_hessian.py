@@ -59,9 +59,14 @@ Method = Callable[[Vector, HessianProduct], Direction]
 
 
 def identity(v: Vector, hessian_product: HessianProduct, *, scale: float = 1.0) -> Direction:
-    """Return p = scale * v, with the identity in place of H^-1 (M = 0; "T1-T2" of Lorraine et al., arXiv 1911.02590).
+    """Return p = scale * v, with the identity in place of H^-1 ("T1-T2" of Lorraine et al., arXiv 1911.02590).
 
-    With scale = (M + 1) gamma it approximates `neumann` if gamma ||H|| is small.
+    With scale = (M + 1) gamma it approximates a Neumann series of M + 1 terms if gamma ||H|| is small.
+
+    Args:
+        v: Gradient of the outer loss with respect to theta.
+        hessian_product: Not called; all methods have the same signature.
+        scale: Factor of v.
     """
     return Direction(scaled(v, scale))
 

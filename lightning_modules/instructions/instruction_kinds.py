@@ -31,7 +31,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Representation:
-    """Settings of the vectors that stand for texts in the instance parameterizations.
+    """How texts become vectors, for the kinds instance_embedder and instance_extractor, which read each instance.
 
     Args:
         by: own: mean of the tokens' rows in a separate, trained table V of embeddings. model: mean of the language

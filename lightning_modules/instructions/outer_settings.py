@@ -40,7 +40,9 @@ ADAM_METHODS: tuple[MethodName, ...] = ("adam_preconditioned", "sama")
 
 @dataclass(frozen=True)
 class OuterSettings:
-    """Settings of phi's optimizer and of the hypergradient. None takes the preset's choice.
+    """Settings of the hypergradient and of the optimizer of phi, the parameters of the learnable instruction.
+
+    Theta are the parameters of the language model. None takes the preset's choice.
 
     Args:
         learning_rate: Peak of phi's learning rate schedule. The paper uses 1e-5 for direct_embedder and

@@ -59,7 +59,9 @@ class StoredInstructions(NamedTuple):
 def chosen_exemplars(
     instruction: LearnableInstruction, tasks: Sequence[str], exemplars: Sequence[Sequence[TaskExemplar]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the exemplars that each task chose, with their texts, by task name; empty if tasks do not choose.
+    """Return the exemplars that a learned instruction chooses for each task, with their texts, by task name.
+
+    It is empty for instructions that do not choose exemplars by task.
 
     Args:
         instruction: The instruction.

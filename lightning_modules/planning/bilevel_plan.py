@@ -57,7 +57,7 @@ class OuterPlan(NamedTuple):
 
 
 def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
-    """Return the passes and vectors in memory of one hypergradient, at outer steps that search for no radius.
+    """Return the passes and vectors in memory of one hypergradient, without a search for the finite-difference radius.
 
     Args:
         outer: Settings of the hypergradient.

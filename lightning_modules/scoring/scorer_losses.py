@@ -60,6 +60,11 @@ def pairwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -
     LambdaRank also weights a pair by how much swapping it changes the metric (Burges 2010, MSR-TR-2010-82, section 4).
     A difference between ROUGE-L of 0.31 and 0.30 is mostly noise. Labels of only 0 and 1 give the unweighted loss. A
     group of equal labels has the loss 0.
+
+    Args:
+        scores_S: Raw scores of the pairs.
+        labels_S: Correctness of the pairs' responses in [0, 1].
+        groups: Number of pairs of each group (the responses to one instruction), in order.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
     gains_GMM = (labels_GM.unsqueeze(2) - labels_GM.unsqueeze(1)).clamp(min=0)
@@ -75,6 +80,12 @@ def listwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *
     This is ListNet's top-one loss (Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach",
     equation 4). The paper's labels are grades 0 to 5, ours are in [0, 1]: at the paper's temperature of 1 a right
     response is e times as probable as a wrong one, at 0.1 20,000 times.
+
+    Args:
+        scores_S: Raw scores of the pairs.
+        labels_S: Correctness of the pairs' responses in [0, 1].
+        groups: Number of pairs of each group (the responses to one instruction), in order.
+        label_temperature: Temperature of the labels' softmax.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
     targets_GM = (labels_GM / label_temperature).masked_fill(~real_GM, -torch.inf).softmax(dim=1)

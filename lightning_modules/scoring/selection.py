@@ -160,17 +160,23 @@ def by_self_consistency(responses: ScoredResponses) -> int:
 
 
 def by_weighted_self_consistency(responses: ScoredResponses, votes: str = SCORED) -> int:
-    """Return the index of the answer with the largest sum of votes, i.e. weights from a scorer, by their name."""
+    """Return the index of the answer whose responses have the largest sum of votes (weights from a scorer).
+
+    `votes` is the name of the votes in ``responses.votes``.
+    """
     return _vote(responses, _nonzero(responses.votes[votes]))
 
 
 def by_minimum_bayes_risk(responses: ScoredResponses) -> int:
-    """Return the index of the highest mean ROUGE-L against all responses (minimum Bayes risk, Kumar and Byrne 2004)."""
+    """Return the index of the response with the highest mean ROUGE-L against all responses.
+
+    This is minimum Bayes risk decoding (Kumar and Byrne 2004).
+    """
     return _least_risk(responses, np.ones(len(responses.samples)))
 
 
 def by_weighted_minimum_bayes_risk(responses: ScoredResponses, votes: str = SCORED) -> int:
-    """Return the index of the highest mean ROUGE-L against all responses, weighted by a scorer's votes.
+    """Return the index of the response with the highest mean ROUGE-L against all responses, weighted by votes.
 
     `votes` is the name of the votes in ``responses.votes``.
     """
