@@ -113,9 +113,10 @@ def parameter_groups(
 
 
 def matrix_names(module: nn.Module) -> frozenset[str]:
-    """Return the names of the parameters with two dimensions or more.
+    """Return the names of the parameters with two dimensions or more, which weight decay applies to.
 
-    DeepSpeed's ZeRO-3 leaves empty tensors in the model and keeps a parameter's shape in ``ds_shape``.
+    Names stay valid when a strategy flattens the parameters. DeepSpeed's ZeRO-3 leaves empty tensors in the model and
+    keeps a parameter's shape in ``ds_shape``.
     """
     return frozenset(
         plain_name(name)

@@ -181,7 +181,9 @@ def _text_cache(model: PreTrainedModel, ids: Tensor) -> DynamicCache:
 
 
 def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: str) -> None:
-    """Write a prefix in peft's format. ``PeftModel.from_pretrained`` loads that of a decoder-only model.
+    """Write the virtual tokens of a model as a folder in peft's format, with the tokenizer.
+
+    ``PeftModel.from_pretrained`` loads those of a decoder-only model.
 
     Args:
         model: Model with a prefix.

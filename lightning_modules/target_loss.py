@@ -34,7 +34,7 @@ class LossSum(NamedTuple):
 def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool = True) -> Tensor:
     """Return the logits [N, V] that predict the target tokens, in the order of ``batch.target_places``.
 
-    In an instruction mixture 85 to 95% of the tokens are source; no logits are computed for them. Encoder-decoder
+    In instruction tuning 85 to 95% of the tokens belong to prompts; no logits are computed for them. Encoder-decoder
     models compute logits of all decoder columns, nearly all of which are targets.
 
     Args:

@@ -86,7 +86,7 @@ class AdaptationPlan(NamedTuple):
 
 
 def task_load(trained: int, sampled: Sequence[SampledResponses]) -> TaskLoad:
-    """Count what decides the cost of a task.
+    """Return the numbers that decide how long adapting a scorer to a task takes.
 
     Args:
         trained: Number of the task's training instances.

@@ -261,6 +261,8 @@ def selection_score(columns: Iterable[Column]) -> Value:
 class Cell(NamedTuple):
     """Key of one score of an evaluation: that of a task, a column, a level, a number of shots, or everything.
 
+    A column is the mean over the tasks of a category or benchmark; a level is one of generalization.
+
     Args:
         kind: "task", "column" and "level" are scores of these. "average" is over all columns at one number of shots.
             "selection" is over all columns.

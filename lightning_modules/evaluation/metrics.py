@@ -18,7 +18,7 @@ class Scores(NamedTuple):
         exact_match: float64 [n], 0 or 1.
         token_f1: float64 [n], in [0, 1].
         accuracy: float64 [n], 0 or 1; NaN for an example without options.
-        degenerate: float64 [n], 1 for an answer without the expected form; see ``text_metrics.degeneration``.
+        degenerate: float64 [n], 1 for an answer without the expected form, e.g. an empty one or none of the options.
         tied: float64 [n], 1 if another option had the same score as the chosen one.
         unread: float64 [n], 1 if ROUGE-L finds no words in any of the references.
         erased: float64 [n], 1 if the task's rule leaves nothing of one of the references.

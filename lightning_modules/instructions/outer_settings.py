@@ -185,7 +185,7 @@ class OuterMethod:
         return partial(adam_preconditioned, step_sizes=sizes, hessian_products=self.hessian_products)
 
     def changed_by(self, curvature_ratio: float | None) -> float:
-        """Return an estimate of how much the Hessian changes the direction, as a share of its length.
+        """Return an estimate of how much the Hessian changes the result of the method, as a share of its length.
 
         With r = ||gamma H p|| / ||p||, the m-th term of Neumann's series differs from v by at most about m r.
         """

@@ -130,7 +130,9 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
 
 
 def written_by(strategy: object) -> str:
-    """Return the name of a strategy in its checkpoints: of a class derived from Lightning's FSDP, that of FSDP.
+    """Return the name of the strategy that a checkpoint states as its writer.
+
+    It is the name of the class, but for a class derived from Lightning's FSDPStrategy that of FSDPStrategy.
 
     >>> written_by(type("OwnFSDP", (FSDPStrategy,), {})())
     'FSDPStrategy'

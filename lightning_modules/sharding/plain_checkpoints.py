@@ -70,7 +70,7 @@ def read_plain(path: Path) -> Any:
 
 
 def read_index(folder: Path) -> Metadata:
-    """Return the index of a folder of shards.
+    """Return the index of a sharded checkpoint, a folder that torch.distributed.checkpoint has written.
 
     Raises:
         ValueError: It is damaged, or names objects that such an index never holds.
@@ -89,7 +89,13 @@ def read_index(folder: Path) -> Metadata:
 
 
 def require_plain_shards(folder: Path) -> Metadata:
-    """Require that a folder of shards holds tensors and plain values only; return its index.
+    """Require that a sharded checkpoint holds tensors and plain values only, so that reading it runs no code.
+
+    Args:
+        folder: Folder that torch.distributed.checkpoint has written.
+
+    Returns:
+        The index of the checkpoint.
 
     Raises:
         ValueError: It holds something else; names the file.

@@ -19,15 +19,15 @@ from torch.distributed.tensor.parallel import ParallelStyle, RowwiseParallel
 
 
 class SequenceShards:
-    """Hooks that divide a stack's residual stream by columns over the processes of a tensor-parallel group.
+    """Hooks that divide the residual stream of an encoder or decoder by columns over a tensor-parallel group.
 
-    The first block divides its input, and the last one gathers its output. A forward whose columns cannot
-    be divided equally is rejected in training, and not divided in evaluation, e.g. when one token is generated.
+    The first block divides its input, and the last one gathers its output. A forward whose columns cannot be divided
+    equally is rejected in training, and not divided in evaluation, e.g. when one token is generated.
 
     Args:
         model: The whole model.
         mesh: The processes, a one-dimensional mesh.
-        blocks: The blocks of the stack, in order.
+        blocks: The blocks of the encoder or decoder, in order.
         plan: Style of each module whose parameters are divided, by its full name.
     """
 
