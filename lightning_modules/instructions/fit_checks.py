@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 from torch.nn import Parameter
 
 from ...datamodules.instruction_optimization import InstructionOptimizationDataModule
+from ...datamodules.packing.replicas import replicas
 from ..sharding.strategies import sharding_of
 from .outer_settings import CurvatureName
 
@@ -17,7 +18,8 @@ def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule
     """Reject a datamodule whose preset, inner steps or instruction sizes differ from the module's.
 
     Raises:
-        ValueError: The argument that differs, or a learnable instruction without outer tasks.
+        ValueError: The argument that differs, a learnable instruction without outer tasks, or outer batches that cannot
+            be halved.
     """
     settings = module.instruction_settings
     pairs = {
@@ -34,6 +36,12 @@ def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
             "datamodule's split, or instruction.kind to none or first_exemplar"
+        )
+    rows, size = datamodule.choices.outer_rows, replicas(module.trainer).size
+    if module.phi and module.outer.noise_every and rows < 2 * size:
+        raise ValueError(
+            f"outer.noise_every compares halves of every device's outer rows, and {rows} on {size} device(s) "
+            f"cannot be halved: set levels.outer_rows to {2 * size} or more, or noise_every to 0"
         )
 
 

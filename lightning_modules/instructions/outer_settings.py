@@ -73,7 +73,8 @@ class OuterSettings:
         negligible: Skip Hessian products until the next search if at the last one they changed the direction by less
             than this share, which is about the error of finite differences. 0 always computes them.
         noise_every: Steps of phi between measurements of the cosine between the hypergradients of half outer batches; 0
-            for none. Each measurement computes two more hypergradients.
+            for none. Each measurement computes two more hypergradients. On several devices, a half has half of the
+            rows of each, so that a device needs two rows or more.
     """
 
     learning_rate: float = 1e-5

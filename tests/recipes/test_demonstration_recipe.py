@@ -18,6 +18,7 @@ pytestmark = pytest.mark.distributed
 STEPS, MIDDLE = 6, 3
 """Theta's steps; phi moves at every second one, so that the middle is between two of its steps."""
 
+# Two processes have odd numbers of rows each: one inner row and three outer rows.
 KINDS = ("direct_extractor", "instance_extractor")
 WORDS = [
     *("fit", "--config=demonstration_selection_toybench", "--trainer.enable_progress_bar=false"),
@@ -25,8 +26,8 @@ WORDS = [
     *(f"--trainer.max_steps={STEPS}", "--trainer.callbacks=[]", "--trainer.callbacks+=ModelCheckpoint"),
     *(f"--trainer.callbacks.every_n_train_steps={MIDDLE}", "--trainer.callbacks.filename={step}"),
     *("--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.enable_version_counter=false"),
-    *("--data.init_args.levels.inner_steps=2", "--data.init_args.levels.inner_rows=4"),
-    *("--data.init_args.levels.outer_rows=4", "--model.init_args.optimizer.warmup=1"),
+    *("--data.init_args.levels.inner_steps=2", "--data.init_args.levels.inner_rows=2"),
+    *("--data.init_args.levels.outer_rows=6", "--model.init_args.optimizer.warmup=1"),
     *("--model.init_args.network.dtype=float64", "--model.init_args.outer.learning_rate=0.5"),
 ]
 
