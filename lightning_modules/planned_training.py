@@ -116,14 +116,19 @@ class PlannedTraining(CheckedOptimizerHooks):
         self.weights_before_wrapping: list[tuple[list[str], tuple[int, ...]]] = []  # under FSDP1
 
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Save the constructor's arguments as hyperparameters, as plain values. Pass ``locals()``."""
+        """Save a constructor's arguments in Lightning's hyperparameters, as plain values that checkpoints can hold.
+
+        Constructors of subclasses call it with ``locals()``.
+        """
         self.hparams.clear()  # a parent's constructor has kept its own
         given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
         self.save_hyperparameters(plain_values(given))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
-        """Return the module of a checkpoint; the arguments are Lightning's, but ``weights_only`` is always true.
+        """Return the module in a checkpoint, as Lightning's method does, but without running code from the file.
+
+        The arguments are Lightning's; ``weights_only`` is always true.
 
         Raises:
             ValueError: The file holds more than tensors and plain values, or differs from its checksums.

@@ -51,8 +51,8 @@ class ScoredInstance(NamedTuple):
         score: Score by the task's metric.
         rouge_l: ROUGE-L.
         exact_match: 1 for an exact match, else 0.
-        unread: Whether ROUGE-L cannot read the references; see ``Answer``.
-        erased: Whether the task's rule leaves nothing of a reference; see ``Answer``.
+        unread: Whether ROUGE-L finds no words in the references, e.g. in text without Latin letters.
+        erased: Whether the task's rule of exact match leaves nothing of a reference, e.g. of one that is punctuation.
     """
 
     benchmark: str

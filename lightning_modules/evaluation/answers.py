@@ -16,7 +16,7 @@ class Answer(NamedTuple):
         example: The evaluated example.
         prediction: Generated text, or text of the chosen option.
         rouge_l: ROUGE-L in [0, 1].
-        exact_match: Whether the prediction equals a reference by the task's rule; see ``answer_rules``.
+        exact_match: Whether the prediction equals a reference by the rule of the benchmark's authors.
         token_f1: Token F1 in [0, 1] of the answer without its rationale.
         accuracy: 1 if the prediction is the right option, 0 if not; None for an example without options.
         degenerate: "empty", "outside the options", "no number", "too short", or "" for an answer of the expected

@@ -21,7 +21,7 @@ def import_responses(
     size: int = 1,
     failed: Counter[str] | None = None,
 ) -> int:
-    """Check files of responses line by line and write them as samples.
+    """Check responses that other programs have generated, line by line, and write them as a sample file.
 
     Args:
         answers: Files of samples, or of the answers to a batch of requests.

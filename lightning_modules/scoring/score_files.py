@@ -32,8 +32,9 @@ class ItemScores(NamedTuple):
 
     Args:
         scores: For each item, the score of each of its options or responses.
-        cuts: Numbers of pairs or prompts, and of those that were too long and were cut.
-        remainders: Digests of what remained of them, by digests of the whole (``CutTexts``).
+        cuts: Number of texts that were scored (pairs or prompts), and of those that were too long and were cut.
+        remainders: For each text that was cut, the digest of what remained, by the digest of the whole text. Equal
+            remainders of different texts have equal scores, and are counted.
     """
 
     scores: list[list[float]]

@@ -136,7 +136,7 @@ def calibrated_name(scorer: str) -> str:
 def correctness_votes(scores: Values) -> Values:
     """Return the weights of responses in self-consistency and minimum Bayes risk: scores clipped to [0, 1].
 
-    This is for scores that estimate correctness, as those of Cappy's squared error.
+    This is for scores that estimate correctness, such as those of a scorer that was trained by squared error.
     """
     return scores.clip(0.0, 1.0)
 

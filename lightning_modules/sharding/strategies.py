@@ -132,7 +132,7 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the optimizer's states by parameter name, for one file as for shards.
+        """Return the optimizer's states with parameter names as keys, for a checkpoint of either layout.
 
         Lightning would number them in the module's order, which is not that of an optimizer with groups.
         """
