@@ -22,6 +22,7 @@ from ..datamodules.hub_names import hub_source, with_revision
 from ..datamodules.messages import expanded
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.isolation_checks import padded_attention
+from .cache_names import CACHE, pop_cache
 
 NAME = "prefix"
 """Name of the module of virtual tokens in a model."""
@@ -141,14 +142,14 @@ def _read(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tu
     n, side = encoder.config.num_virtual_tokens, "decoder_" if model.config.is_encoder_decoder else ""
     text = given.get(f"{side}input_ids")
     rows = len(given[f"{side}inputs_embeds"] if text is None else text)
-    cache: Any = given.get("past_key_values")
+    cache = pop_cache(given)
     if cache is None:
         cache = DynamicCache()
         if side:
             cache = EncoderDecoderCache(cache, DynamicCache())
     if cache.get_seq_length() == 0:
         _fill(cache.self_attention_cache if side else cache, encoder, rows, model.dtype)
-    given["past_key_values"] = cache
+    given[CACHE] = cache
     mask = given.get(f"{side}attention_mask")
     if mask is not None:
         if mask.dim() != 2:
@@ -175,7 +176,7 @@ def _text_cache(model: PreTrainedModel, ids: Tensor) -> DynamicCache:
     """Return the keys and values of a text in every layer; those of the decoder, if the model has two stacks."""
     training = model.training
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    cache = model.eval()(input_ids=ids, use_cache=True, **decoder).past_key_values
+    cache = model.eval()(input_ids=ids, use_cache=True, **decoder)[CACHE]
     model.train(training)
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 

@@ -23,6 +23,7 @@ from common import print_result
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from crosstask.datamodules.schema import ScoredBatch
+from crosstask.lightning_modules.cache_names import CACHE
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.generation.generate import generate
 from crosstask.lightning_modules.scoring.pair_scores import pair_scores
@@ -84,7 +85,7 @@ def tune_prefix(settings: argparse.Namespace) -> dict[str, float]:
         for layer, (keys, values) in enumerate(prefix):
             cache.update(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1), layer)
         mask = torch.ones(len(rows), VIRTUAL + rows.shape[1], dtype=torch.int64)
-        return model(rows, labels=rows, attention_mask=mask, past_key_values=cache).loss  # type: ignore[no-any-return]
+        return model(rows, labels=rows, attention_mask=mask, **{CACHE: cache}).loss  # type: ignore[no-any-return]
 
     return {"seconds": stepped([prefix], loss, settings.steps), "storage": megabytes([prefix]), "read": VIRTUAL}
 

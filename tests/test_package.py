@@ -64,6 +64,7 @@ ORDER = {
         "inspection",
     ),
     "lightning_modules": (
+        "cache_names",
         "attention",
         "hypergradients",
         "hyperparameters",

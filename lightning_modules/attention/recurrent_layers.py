@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..cache_names import CACHE_NAMES
 from .document_offsets import Documents
 
 RECURRENT = frozenset({"granitemoehybrid", "lfm2", "qwen3_5_text", "qwen3_next"})
@@ -71,7 +72,7 @@ def _by_document(
     """Return a layer's outputs [B, L, W], computed for each document alone and each continuation behind its prefix."""
     if documents is None:
         return forward(hidden_states, **kwargs)
-    without_cache: dict[str, Any] = {name: None for name in ("cache_params", "past_key_values") if name in kwargs}
+    without_cache: dict[str, Any] = {name: None for name in CACHE_NAMES if name in kwargs}
     sequences = documents.sequences(hidden_states.device)
     read_TW = hidden_states.flatten(0, 1).index_select(0, sequences.order)
     outputs = [

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
+from ..cache_names import CACHE
 from .decoding import DrawTokens, StopTexts
 from .prompt_cache import PromptCache
 
@@ -59,7 +60,7 @@ class RunningPrompts:
                 already, in the same order.
             read: The prompts' tokens, with a cache of all but each prompt's last token.
         """
-        cache, seen_PC = read.states(1)["past_key_values"], read.attention_mask.bool()
+        cache, seen_PC = read.states(1)[CACHE], read.attention_mask.bool()
         device, before, rows = seen_PC.device, len(self.prompts), self.draw.rows
         place_PN, past_PNC, token_PN = (
             seen_PC.sum(dim=1, keepdim=True) - 1,
@@ -104,8 +105,8 @@ class RunningPrompts:
             input_ids=self.token_PN,
             attention_mask=seen_PNC[:, None],
             position_ids=self.place_PN,
-            past_key_values=self.cache,
             use_cache=True,
+            **{CACHE: self.cache},
         ).logits.flatten(0, 1)
         logits = logits.to(torch.float32, copy=True)
         if self.min_new_tokens:

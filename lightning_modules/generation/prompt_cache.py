@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..attention.document_attention import IMPLEMENTATIONS
 from ..attention.recurrent_layers import reads_documents_alone
+from ..cache_names import CACHE
 from ..prefixes import virtual_tokens
 
 NEUTRAL: dict[str, Any] = {
@@ -133,7 +134,7 @@ class PromptCache:
             return {}
         cache = copy.deepcopy(self._read)
         cache.batch_repeat_interleave(rows * beams)  # generate repeats prompts for its beams, but not the cache
-        return {"past_key_values": cache}
+        return {CACHE: cache}
 
     def _cache(self) -> Any:
         """Return the cache of the prompts without their last tokens."""
@@ -143,23 +144,23 @@ class PromptCache:
         common.batch_repeat_interleave(len(self.input_ids))
         if self.shared == self.width - 1:
             return common
-        return self._after(self.input_ids[:, :-1], past_key_values=common)
+        return self._after(self.input_ids[:, :-1], common)
 
-    def _after(self, input_ids: Tensor, past_key_values: DynamicCache | None = None) -> Any:
-        """Return the cache behind these columns; those in `past_key_values` are in it already."""
+    def _after(self, input_ids: Tensor, earlier: DynamicCache | None = None) -> Any:
+        """Return the cache behind these columns; those in `earlier` are in it already."""
         mask = self.attention_mask[: len(input_ids), : input_ids.shape[1]]
         if self.share:  # generate would warn of padding at the end
-            cache = DynamicCache(config=self.model.config) if past_key_values is None else past_key_values
+            cache = DynamicCache(config=self.model.config) if earlier is None else earlier
             first, places = cache.get_seq_length(), (mask.cumsum(dim=1) - 1).clamp(min=0)
             inputs = {"input_ids": input_ids[:, first:], "position_ids": places[:, first:], "attention_mask": mask}
-            self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.model(**inputs, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
             return cache
         # Generating one token is the public way to a cache with the right positions.
         settings = GenerationConfig(**NEUTRAL, pad_token_id=0, max_new_tokens=1, return_dict_in_generate=True)
         with stated_decoding(self.model):
             return self.model.generate(  # type: ignore[operator]
                 input_ids, attention_mask=mask, generation_config=settings
-            ).get("past_key_values")
+            ).get(CACHE)
 
 
 def new_token_limits(most: int, fewest: int) -> dict[str, int]:

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from ..cache_names import CACHE
 from ..prefixes import virtual_tokens
 from .decoding import DrawTokens, StopTexts
 from .prompt_cache import NEUTRAL, PromptCache, forces_tokens, new_token_limits, stated_decoding
@@ -113,9 +114,9 @@ def _continued(
     """Return the arguments of ``generate`` that continue the rows `kept` of an output."""
     sequences, mask = output.sequences[kept], inputs["attention_mask"][kept]
     further: dict[str, Any] = {}
-    if _keeps_rows(output.past_key_values):
-        output.past_key_values.batch_select_indices(kept)
-        further["past_key_values"] = output.past_key_values
+    if _keeps_rows(cache := output.get(CACHE)):
+        cache.batch_select_indices(kept)
+        further[CACHE] = cache
     if prompts.two_stacks:
         read = states["encoder_outputs"].last_hidden_state[kept]
         further |= {"encoder_outputs": BaseModelOutput(read), "decoder_input_ids": sequences}

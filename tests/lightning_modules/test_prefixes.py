@@ -21,6 +21,7 @@ from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
+from crosstask.lightning_modules.cache_names import CACHE
 from crosstask.lightning_modules.evaluation.likelihood import score_options
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.generation.generate import generate
@@ -112,7 +113,7 @@ def test_a_new_prefix_reads_as_the_text_it_was_made_from(kind: str) -> None:
         if kind == "t5":
             start = torch.cat([text, torch.zeros(1, 1, dtype=torch.int64), ids[:, n_source:-1]], dim=1)
             # The text's own keys depend on what the encoder reads: 7 8 9 7 8 9 there, too, when they were made.
-            made = plain(input_ids=text, decoder_input_ids=text, use_cache=True).past_key_values.self_attention_cache
+            made = plain(input_ids=text, decoder_input_ids=text, use_cache=True)[CACHE].self_attention_cache
             logits = plain_t5(plain, ids[:, :n_source], start[:, 6:], made)
         else:
             logits = plain(torch.cat([text, ids], dim=1)).logits[:, 5 + n_source : -1]
@@ -124,7 +125,7 @@ def plain_t5(model: Any, source: torch.Tensor, decoder: torch.Tensor, cache: Any
     from transformers import DynamicCache, EncoderDecoderCache
 
     past = EncoderDecoderCache(cache, DynamicCache())
-    return model(input_ids=source, decoder_input_ids=decoder, past_key_values=past).logits
+    return model(input_ids=source, decoder_input_ids=decoder, **{CACHE: past}).logits
 
 
 class Numbers:
