@@ -47,6 +47,14 @@ _OTHER_MARKS = {
 }
 
 
+_BINARY = {
+    b"\x1f\x8b": ("gzip", "end its name in .gz"),
+    b"PAR1\x15": ("Parquet", "end its name in .parquet"),
+    b"PK\x03\x04": ("a ZIP archive (as of Excel)", "unpack it, or save the table as CSV"),
+}
+"""(format, way out) by the first bytes of files that are often named as text."""
+
+
 def format_of(path: Path) -> str:
     """Return the suffix that decides how a file is read: in lower case, without ``.gz``.
 
@@ -107,10 +115,12 @@ def decoded(content: bytes, place: str) -> str:
     """Return the text of UTF-8 bytes without a byte order mark; errors begin with `place`.
 
     Raises:
-        ValueError: The bytes are not UTF-8.
+        ValueError: The bytes are not UTF-8, or begin as those of gzip, Parquet or ZIP.
     """
     if other := next((name for mark, name in _OTHER_MARKS.items() if content.startswith(mark)), None):
         raise ValueError(f"{place}: {other} by its first bytes; {SAVE_AS_UTF8}")
+    if binary := next((named for mark, named in _BINARY.items() if content.startswith(mark)), None):
+        raise ValueError(f"{place}: {binary[0]} by its first bytes; {binary[1]}")
     return _utf8(content, place).removeprefix(BYTE_ORDER_MARK)
 
 
@@ -293,4 +303,10 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: cannot be decompressed ({error}); {FETCH_AGAIN}") from error
+            with path.open("rb") as plain:
+                remedy = (
+                    FETCH_AGAIN
+                    if plain.read(2) == b"\x1f\x8b"
+                    else "if it is not compressed, leave .gz out of its name"
+                )
+            raise ValueError(f"{path}: cannot be decompressed ({error}); {remedy}") from error

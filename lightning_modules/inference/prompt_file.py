@@ -116,10 +116,12 @@ def _question(line: int, record: Any, where: str, system: str | None) -> Questio
     small = {str(name).strip().lower(): value for name, value in record.items()}  # as training reads the names
     fields = {name: value for name, value in small.items() if isinstance(value, list) or not holds_null(value)}
     present = [name for name in PROMPTS if name in fields]
+    if not present and (null := next((name for name in PROMPTS if name in small), None)):
+        return Question(line, record.get("id"), [], skipped=f"null in {null!r}")
     if len(present) != 1 and present != ["instruction", "input"]:
         raise ValueError(
             f"{where}: expected one of the fields {', '.join(PROMPTS)}, or instruction and input, got the fields "
-            f"{some(list(map(str, record)))}"
+            f"{some(list(map(str, record)))}; rename the one to answer, e.g. to prompt"
         )
     row, name = Row(fields, where), present[0]
     conversation = name in CONVERSATIONS or looks_like_messages(fields[name])
@@ -130,14 +132,16 @@ def _question(line: int, record: Any, where: str, system: str | None) -> Questio
     return question
 
 
-def _of_texts(row: Row, names: list[str]) -> tuple[Messages, tuple[str, ...]]:
-    """Return the prompt of a row of texts, and its references."""
+def _of_texts(row: Row, names: list[str]) -> tuple[Messages, tuple[str, ...], str]:
+    """Return the prompt of a row of texts, its references, and the reason for skipping it."""
     texts = {name: numbers_as_text(row.fields[name]) for name in names}
     for name, text in texts.items():
-        if not isinstance(text, str) or not (text.strip() or name != names[0]):
-            raise ValueError(f"{row.location}, {name}: expected a text that is not empty, got {kind(text)}")
+        if not isinstance(text, str):
+            raise ValueError(f"{row.location}, {name}: expected a text, got {kind(text)}")
     prompt = "\n".join(text for value in texts.values() if (text := str(value)).strip())
-    return [{"role": "user", "content": prompt}], _answers(row)
+    if not prompt:
+        return [], (), f"empty text in {names[0]!r}"
+    return [{"role": "user", "content": prompt}], _answers(row), ""
 
 
 def _of_conversation(row: Row, name: str) -> tuple[Messages, tuple[str, ...], str]:

@@ -76,12 +76,23 @@ def checkpoint_layout(path: Path) -> Layout:
         raise ValueError(f"there is no checkpoint at {path}{hint}")
     if (path / "checkpoint").is_dir():
         return "deepspeed"
+    if other := _other_folder(path):
+        raise ValueError(f"{path} is no checkpoint but {other}")
     if path.name.startswith(PARTIAL) or not ((path / "meta.pt").is_file() and (path / ".metadata").is_file()):
         raise ValueError(
             f"{path} is a folder but no whole checkpoint: its process was ended while it wrote (a folder of shards has "
             "meta.pt and .metadata, one of DeepSpeed has checkpoint/); take the checkpoint before it"
         )
     return "shards"
+
+
+def _other_folder(path: Path) -> str:
+    """Return what a folder is in place of a checkpoint, and the way out; empty if it is neither model nor run."""
+    if (path / "config.json").is_file():
+        return "a Hugging Face folder, which is loaded as `model.pretrained`"
+    if found := sorted(path.glob("**/*.ckpt")):
+        return f"the folder of a run: give one of its checkpoints, e.g. {found[-1]}"
+    return ""
 
 
 def require_whole_checkpoint(path: Path) -> Layout:

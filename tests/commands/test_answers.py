@@ -180,17 +180,33 @@ def test_a_conversation_that_cannot_be_read_is_skipped_by_reason(
 
 
 @pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"messages": None}, "null in 'messages'"),
+        ({"Prompt": None, "completion": "a"}, "null in 'prompt'"),
+        ({"prompt": " "}, "empty text in 'prompt'"),
+        ({"instruction": "", "input": " ", "output": "a"}, "empty text in 'instruction'"),
+    ],
+)
+def test_an_empty_line_of_a_training_file_is_skipped_as_in_training(
+    record: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    skipped, read = read_questions_file(write_lines(tmp_path / "my.jsonl", [{"id": 7, **record}, {"prompt": "a"}]))
+    assert (skipped.id, skipped.skipped, skipped.messages) == (7, reason, [])
+    assert read.prompt == "a"
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"prompt": "a"', r"line 2: not valid JSON"),
         (
             '{"text": "a"}',
-            "line 2: expected one of the fields messages, .*, or instruction and input, got the fields text",
+            "line 2: expected one of the fields messages, .*, or instruction and input, got the fields text; rename "
+            "the one to answer, e.g. to prompt",
         ),
         ('{"prompt": "a", "messages": []}', "line 2: expected one of the fields"),
-        ('{"prompt": " "}', "line 2, prompt: expected a text that is not empty"),
         ('{"prompt": {}}', "got dict {}"),
-        ('{"prompt": null}', "line 2: expected one of the fields"),
         ('{"messages": 7}', "line 2: 'messages' should be a list of messages, got int 7"),
         ('{"messages": [{"role": "humam", "content": "a"}]}', r"line 2, 'messages'\[0\]: unknown role 'humam'"),
         ('{"messages": [{"role": "user", "content": 7}]}', "'content' should be text, got int 7"),

@@ -15,6 +15,10 @@ def mapping_hint(first: Row) -> str:
 
     >>> mapping_hint(Row({"id": "7", "question": "Hello", "answer": "Hi"}, "qa.csv, line 2"))
     "name the input's and the output's, e.g. `columns: {input: question, output: answer}`"
+    >>> mapping_hint(Row({"conversation": [{"role": "user", "content": "Hello"}]}, "chats.jsonl, line 1"))
+    'name the column of the conversations: `columns: {messages: conversation}`'
+    >>> mapping_hint(Row({"What is 1 + 1?": "What is 2 + 2?", "2": "4"}, "sums.csv, line 2"))
+    'a table begins with a line of column names, e.g. input and output: add one'
     >>> mapping_hint(Row({"instruction": "Rhyme.", "context": "cat", "response": "hat"}, "dolly.jsonl, line 1"))
     "name the input's and the output's, e.g. `columns: {instruction: instruction, input: context, output: response}`"
     """
@@ -22,6 +26,11 @@ def mapping_hint(first: Row) -> str:
     if len(names) == 1 and isinstance(first.fields[names[0]], str):
         arguments = f"{{sources: {{mine: FILE}}, column: {names[0]}}}"
         return f"text without answers is read by `{{class_path: PretrainingText, init_args: {arguments}}}`"
+    if chat := next((name for name in names if looks_like_messages(first.fields[name])), None):
+        field = "conversations" if "from" in messages_of(first, chat)[0].fields else "messages"
+        return f"name the column of the conversations: `columns: {_yaml({field: chat})}`"
+    if any(name.strip().isdigit() for name in names):
+        return "a table begins with a line of column names, e.g. input and output: add one"
     output = _first_of(ANSWERS, names) or (names[1] if len(names) > 1 else "answer")
     rest = [name for name in names if name != output]
     question = _first_of(QUESTIONS, rest) or next(iter(rest), "question")

@@ -17,6 +17,8 @@ from .row import Row
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
 """Suffixes of the files that ``read_rows`` reads, in upper or lower case. Text files may be compressed (``.gz``)."""
 
+AS_LIST = "if the file is one list of objects, end its name in .json"
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 
 
@@ -90,7 +92,8 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
     """Yield the object on each line of a JSONL file; blank lines are passed over."""
     for number, line in text_lines(path):
         if line.strip():
-            yield _object(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}")
+            place, listed = f"{path}, line {number}", line.lstrip().startswith("[")
+            yield _object(parse_json(line, place, AS_LIST if listed else FETCH_AGAIN), place, AS_LIST)
 
 
 def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
@@ -134,10 +137,12 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
     for number, values in records:
         if names is None:
             names = values
-            if comma and len(names) == 1 and (other := next((each for each in ";\t|" if each in names[0]), None)):
+            others = ";\t|" if comma else ",;|"
+            if len(names) == 1 and (other := next((each for each in others if each in names[0]), None)):
+                remedy = "commas, or with tabs as .tsv" if comma else "tabs, or with commas as .csv"
                 raise ValueError(
                     f"{path}: the header is one column, {kind(names[0])}, which {other!r} would divide; save the table "
-                    "with commas, or with tabs as .tsv"
+                    f"with {remedy}"
                 )
             if len(set(names)) != len(names):
                 raise ValueError(f"{path}: the header names a column twice: {some(names, len(names))}")
@@ -150,9 +155,10 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
         yield Row(dict(zip(names, values, strict=True)), place)
 
 
-def _object(record: object, place: str) -> Row:
+def _object(record: object, place: str, if_list: str = "") -> Row:
     if not isinstance(record, dict):
-        raise ValueError(f"{place}: expected an object with named fields, got {kind(record)}")
+        remedy = f"; {if_list}" if if_list and isinstance(record, list) else ""
+        raise ValueError(f"{place}: expected an object with named fields, got {kind(record)}{remedy}")
     return Row(record, place)
 
 
@@ -248,7 +254,8 @@ def _located(name: str, load: Load, label_names: bool) -> Iterator[Row]:
             yield Row({**record, **named} if named else record, f"{name}, row {index}")
     except _DATASETS_ERRORS as error:
         where = "cannot be opened" if index < 0 else f"after row {index}"
-        raise ValueError(f"{name}, {where}: {type(error).__name__}: {error}") from error
+        remedy = f"; {FETCH_AGAIN}" if Path(name).is_file() else ""
+        raise ValueError(f"{name}, {where}: {type(error).__name__}: {error}{remedy}") from error
 
 
 def _labels(dataset: Any) -> dict[str, Callable[[int | None], str | None]]:

@@ -21,7 +21,7 @@ from crosstask.datamodules.storage.store import open_task
 from crosstask.lightning_modules import InstructionTuningModule, ScorerModule
 from crosstask.lightning_modules.models import architecture_class, model_config
 from crosstask.lightning_modules.optimization import Optimization
-from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, read_plain_values_alone
+from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, checkpoint_layout, read_plain_values_alone
 from crosstask.lightning_modules.sharding.plain_checkpoints import read_index
 
 WEIGHTS = {"model.lm_head.weight": torch.zeros(2, 3)}
@@ -186,3 +186,14 @@ def test_an_index_that_is_no_pickle_or_another_object_is_rejected(tmp_path: Path
         (tmp_path / ".metadata").write_bytes(content)
         with pytest.raises(ValueError, match="index of a folder of shards"):
             read_index(tmp_path)
+
+
+def test_a_folder_that_holds_no_shards_is_named_with_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint but the folder of a run: give .*checkpoints/last\.ckpt"):
+        checkpoint_layout(tmp_path / "run")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"model is no checkpoint but a Hugging Face folder, .*`model\.pretrained`"):
+        checkpoint_layout(tmp_path / "model")

@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -59,6 +60,13 @@ def test_every_form_of_a_source_gives_the_same_rows(source: str) -> None:
         ("rows.json", '{"text": "a"}\n{"text": "b"}\n', "if every line is an object, name the file .jsonl"),
         ("rows.json", '{"version": 1, "data": [{"text": "a"}]}', "save the list under 'data' alone in a file"),
         ("rows.json", '{"text": ["a"], "label": ["b"]}', "these are columns: save rows, as pandas does with"),
+        ("rows.tsv", "text,label\na,0\n", "which ',' would divide; save the table with tabs, or with commas as .csv"),
+        (
+            "rows.jsonl",
+            '[\n {"text": "a"}\n]',
+            "line 1: not valid JSON at column 2: Expecting value; if the file is one list",
+        ),
+        ("rows.jsonl", '[{"text": "a"}]', "of objects, end its name in .json"),
         ("rows.csv", "text;label\na;0\n", "which ';' would divide; save the table with commas, or with tabs as .tsv"),
     ],
 )
@@ -91,7 +99,11 @@ def test_rows_are_streamed(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2,3\n", "line 2: expected 2 values (a, b), got 3: list ['1', '2', '3']"),
         ("a.csv", b'a,b\n1,"2\n\n3,4\n', "line 2: unexpected end of data; is a quotation mark left open?"),
         ("a.csv", b"a,a\n1,2\n", ": the header names a column twice: a, a"),
-        ("a.parquet", b"PAR1", ", cannot be opened: "),
+        ("a.parquet", b"PAR1", "; mend the file or fetch it again"),
+        ("a.jsonl", gzip.compress(b"{}"), ", line 1: gzip by its first bytes; end its name in .gz"),
+        ("a.csv", b"PAR1\x15\x04", ", line 1: Parquet by its first bytes; end its name in .parquet"),
+        ("a.csv", b"PK\x03\x04\x14", ", line 1: a ZIP archive (as of Excel) by its first bytes; unpack it, or save"),
+        ("a.json", gzip.compress(b"{}"), ": gzip by its first bytes; end its name in .gz"),
         ("a.txt", b"1", ": expected a file of rows, with one of the endings .jsonl, .json, .tsv"),
     ],
 )
