@@ -156,12 +156,16 @@ def read_tuned(folder: Path) -> Results:
     return results
 
 
+SWEEPS = ("opt_iml", "instruction_optimization", "mixtures", "number_of_tasks")
+"""Experiments that are sweeps, declared in claims/<experiment>.yaml."""
+
+
+def _sweep_reader(name: str) -> Callable[[Path], Results]:
+    return lambda home: read_sweep_runs(str(CLAIMS / f"{name}.yaml"), home / name)
+
+
 READERS: dict[str, Callable[[Path], Results]] = {
-    "opt_iml": lambda home: read_sweep_runs(str(CLAIMS / "opt_iml.yaml"), home / "opt_iml"),
-    "instruction_optimization": lambda home: read_sweep_runs(
-        str(CLAIMS / "instruction_optimization.yaml"), home / "instruction_optimization"
-    ),
-    "mixtures": lambda home: read_sweep_runs(str(CLAIMS / "mixtures.yaml"), home / "mixtures"),
+    **{name: _sweep_reader(name) for name in SWEEPS},
     "exemplar_or_blank": lambda home: read_exemplars(home / "exemplar_or_blank"),
     "self_scoring": lambda home: read_selections(home / "self_scoring"),
     "cappy": lambda home: read_selections(home / "cappy"),

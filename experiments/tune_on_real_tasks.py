@@ -61,17 +61,20 @@ def texts(value: str | list[str]) -> list[str]:
 def drawn_tasks(folder: Path, settings: argparse.Namespace) -> dict[str, list[str]]:
     """Return the names of the training tasks (``trained``) and of the tested tasks of each level."""
     categories: dict[str, dict[str, str]] = {}
-    for split in ("train", "test"):
+    short: set[str] = set()
+    for split, most in (("train", settings.words), ("test", settings.tested_words)):
         names = (folder / "splits" / "bundle" / f"{split}_tasks.txt").read_text().split()
         files = {name: json.loads((folder / "tasks" / f"{name}.json").read_text()) for name in names}
-        kept = [name for name, task in files.items() if is_eligible(task, settings.words)]
+        kept = [name for name, task in files.items() if is_eligible(task, most)]
         random.Random(0).shuffle(kept)
         categories[split] = {name: files[name]["Categories"][0] for name in kept}
+        short |= {name for name in kept if is_eligible(files[name], settings.tested_words)}
     shared = Counter(categories["train"].values())
-    several = {name: category for name, category in categories["train"].items() if shared[category] > 3}
+    testable = {name: category for name, category in categories["train"].items() if name in short}
+    several = {name: category for name, category in testable.items() if shared[category] > 3}
     partial = spread(several, settings.tested)
     trained = [name for name in categories["train"] if name not in partial][: settings.tasks]
-    supervised = spread({name: categories["train"][name] for name in trained}, settings.tested)
+    supervised = spread({name: testable[name] for name in trained if name in short}, settings.supervised)
     tested = [supervised, partial, spread(categories["test"], settings.tested)]
     return {"trained": trained, **dict(zip(LEVELS, tested, strict=True))}
 
@@ -172,13 +175,10 @@ def _key(record: Mapping[str, Any]) -> tuple[str, str, int]:
     return record["task"], record["id"], record["shots"]
 
 
-def interval(rows: Sequence[Answered], score: Callable[[Answered], float], resamples: int = 2000) -> str:
-    """Return the mean over tasks in percent with a 95% interval, by resampling tasks and their instances.
-
-    Empty where there is no score.
-    """
-    if any(math.isnan(score(row)) for row in rows):
-        return ""
+def task_interval(
+    rows: Sequence[Answered], score: Callable[[Answered], float], resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Return the mean over tasks in percent and its 95% interval, by resampling tasks and their instances."""
     by_task: dict[str, list[float]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(100 * score(row))
@@ -189,9 +189,16 @@ def interval(rows: Sequence[Answered], score: Callable[[Answered], float], resam
     for place, values in enumerate(tasks):
         chosen = places == place
         means[chosen] = values[generator.integers(0, len(values), (chosen.sum(), len(values)))].mean(axis=1)
-    drawn = means.mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{np.mean([values.mean() for values in tasks]):.1f} [{low:.1f}, {high:.1f}]"
+    low, high = np.percentile(means.mean(axis=1), [2.5, 97.5])
+    return float(np.mean([values.mean() for values in tasks])), float(low), float(high)
+
+
+def interval(rows: Sequence[Answered], score: Callable[[Answered], float]) -> str:
+    """Return the mean over tasks in percent with its 95% interval as text, empty where there is no score."""
+    if any(math.isnan(score(row)) for row in rows):
+        return ""
+    mean, low, high = task_interval(rows, score)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def table(rows: Sequence[Answered]) -> str:
@@ -257,7 +264,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CROSSTASK_DATA", ".")))
     parser.add_argument("--tasks", type=int, default=96, help="most training tasks")
     parser.add_argument("--tested", type=int, default=10, help="tested tasks of each level")
+    parser.add_argument("--supervised", type=int, help="tested tasks that train, if not as many as of other levels")
     parser.add_argument("--words", type=int, default=60, help="most words of a definition and the median input")
+    parser.add_argument("--tested_words", type=int, help="the same of tested tasks, if not those of training tasks")
     parser.add_argument("--train", type=int, default=50, help="training instances of a task")
     parser.add_argument("--test", type=int, default=4, help="test instances of a task")
     parser.add_argument("--steps", type=int, default=32)
@@ -268,8 +277,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=16)
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--precision", default="32-true")
+    parser.add_argument(
+        "--draw_only", action="store_true", help="only write the lists of tasks and the YAML of the runs"
+    )
     settings = parser.parse_args(arguments)
+    for name, same in (("supervised", settings.tested), ("tested_words", settings.words)):
+        if getattr(settings, name) is None:
+            setattr(settings, name, same)
     write_recipes(settings)
+    if settings.draw_only:
+        return
     compare(settings, {run: evaluate(settings, run) for run in RUNS})
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from claims_benchmark import write_claims_benchmark
-from claims_results import CLAIMS, Results, arm_of, read_sweep_runs, to_text, ways_to_choose
+from claims_results import CLAIMS, SWEEPS, Results, arm_of, read_sweep_runs, to_text, ways_to_choose
 from judge_claims import (
     PAGE,
     Claim,
@@ -22,7 +23,7 @@ from judge_claims import (
 )
 
 from crosstask.commands.shared.config_names import composed_settings
-from crosstask.commands.shared.sweep_declarations import read_sweep
+from crosstask.commands.shared.sweep_declarations import folder_name, read_sweep
 from crosstask.commands.sweep import run_sweep
 
 DECLARED = [(group["experiment"], Claim(**fields)) for group in declared_groups() for fields in group["claims"]]
@@ -108,11 +109,11 @@ def test_responses_are_chosen_as_cappy_does() -> None:
     assert chosen["scorer, of 4"] == 0.2  # the first of equal scores
 
 
-@pytest.mark.parametrize("experiment", ["opt_iml", "mixtures", "instruction_optimization"])
+@pytest.mark.parametrize("experiment", SWEEPS)
 def test_claims_compare_arms_of_the_sweep(experiment: str) -> None:
     arms = read_sweep(str(CLAIMS / f"{experiment}.yaml")).arms
     compared = {arm_of(name) for of, claim in DECLARED if of == experiment for name in (claim.higher, claim.lower)}
-    assert compared == set(arms)
+    assert compared == set(arms), "every arm is compared, and nothing else"
 
 
 ABLATIONS = {"17": "tasks", "18": "categories", "19": "pretraining", "8": "metaicl"}
@@ -122,7 +123,7 @@ def test_published_numbers_are_those_of_the_ablations() -> None:
     """The averages of OPT-IML's tables, which configs/papers/ablations repeat as well."""
     for experiment, claim in DECLARED:
         table = re.match(r"Table (\d+)", claim.published)
-        if experiment == "opt_iml" and table and table[1] in ABLATIONS:
+        if experiment in ("opt_iml", "number_of_tasks") and table and table[1] in ABLATIONS:
             published = read_sweep(f"papers/ablations/{ABLATIONS[table[1]]}").published
             assert published is not None
             averages = {score for columns in published.scores.values() for score in columns["Average"]}
@@ -156,6 +157,13 @@ def test_the_page_is_the_programs() -> None:
     assert PAGE.read_text() == claims_page(), "run `python experiments/judge_claims.py`; the page is not edited by hand"
 
 
+def trained_tasks(sweep: Path, arm: str) -> int:
+    """Return the number of training tasks in an arm's checkpoint, with seed 0, without the extra stream."""
+    checkpoint = torch.load(sweep / folder_name(arm) / "seed-0/checkpoints/last.ckpt", weights_only=True)
+    names = checkpoint["InstructionTuningDataModule"]["training_stream"]["tasks"]["training tasks"]
+    return sum(name.startswith("toy/") for name in names)
+
+
 @pytest.mark.usefixtures("warm_python")
 def test_two_claims_are_run_again_in_small(tmp_path: Path, tiny_model: dict[str, Any]) -> None:
     """More training tasks, zero-shot and few-shot: from the sweep to the verdict, with models that learn nothing."""
@@ -187,6 +195,7 @@ def test_two_claims_are_run_again_in_small(tmp_path: Path, tiny_model: dict[str,
     results = read_sweep_runs(str(CLAIMS / "opt_iml.yaml"), tmp_path / "runs")
     assert results.hours.keys() == {"base", "16 tasks"}
     assert all(hours > 0 for hours in results.hours.values())
+    assert {arm: trained_tasks(tmp_path / "runs", arm) for arm in results.hours} == {"base": 73, "16 tasks": 16}
     for _, claim in DECLARED[:2]:
         judged = judge(claim, results)
         assert (judged.tasks, judged.seeds) == (17, (0,))
