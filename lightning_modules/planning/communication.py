@@ -5,14 +5,22 @@ a reduce-scatter over n devices sends (n - 1) / n of the whole from every device
 (Patarasuk and Yuan, 2009).
 """
 
+import re
 from typing import NamedTuple
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
+from ..sharding.sequence_parallel import stacks
+from ..sharding.sharded_models import blocks
+from ..sharding.tensor_parallel import tensor_parallel_plan
 from .memory import Layout, StepShape, compute_dtype
 
 NODE = 8
 """Devices that are joined by the fast links of a node."""
+
+
+CROSS = re.compile(r"\.(EncDecAttention|encoder_attn|cross_attn)\.[kv](_proj)?$")
+"""Names of the matrices by which a decoder reads the encoder's states."""
 
 
 class Links(NamedTuple):
@@ -50,7 +58,7 @@ class Exchange(NamedTuple):
 
 
 def step_exchange(
-    config: PreTrainedConfig,
+    model: PreTrainedModel,
     layout: Layout,
     shape: StepShape,
     links: Links,
@@ -63,7 +71,7 @@ def step_exchange(
     """Estimate the seconds that a device communicates in an optimizer step, from bytes and bandwidths alone.
 
     Args:
-        config: Configuration of the model.
+        model: The whole model; its weights are not read.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
         links: Bandwidths of a device.
@@ -85,10 +93,9 @@ def step_exchange(
     weights = 2 * batches * _ring(weight_bytes / tensor, shards, across_shards)  # for each pass
     gradients = reductions * _ring(trained_bytes / tensor, shards, across_shards)
     gradients += _ring(trained_bytes / tensor / shards, copies, across_copies, passes=2)
-    itemsize = compute_dtype(layout).itemsize
-    activations = batches * _ring(
-        _partial_sums(config, shape, recomputed) * itemsize, tensor, links.between(tensor), passes=2
-    )
+    summed = _summed(model, layout, shape, recomputed) if tensor > 1 else 0.0
+    size = summed * compute_dtype(layout).itemsize
+    activations = batches * _ring(size, tensor, links.between(tensor), passes=2)
     return Exchange(weights, gradients, activations)
 
 
@@ -109,15 +116,23 @@ def _ring(size: float, members: int, bandwidth: float, *, passes: int = 1) -> fl
     return passes * size * (members - 1) / members / bandwidth
 
 
-def _partial_sums(config: PreTrainedConfig, shape: StepShape, recomputed: float) -> float:
-    """Return the numbers that tensor parallelism sums in a micro-batch, after each attention and feed-forward layer.
+def _summed(model: PreTrainedModel, layout: Layout, shape: StepShape, recomputed: float) -> float:
+    """Return the numbers that tensor parallelism sums by all-reduces in the blocks, for a micro-batch.
 
-    They are summed in the forward pass, again if it is recomputed, and once for the gradients of their inputs.
+    Each attention and feed-forward layer sums its output. Without sequence parallelism, each matrix that reads the
+    layer's input (queries, keys, values ...) sums its gradient with respect to this input by itself. With it, one
+    gather and one reduce-scatter, which send as much as one all-reduce, serve them all in either pass; encoder states
+    that a decoder reads stay whole. Where a block is computed again, its last sum is left out.
     """
-    passes = 2 + recomputed
-    read = 2 * config.num_hidden_layers * shape.columns
-    if not config.is_encoder_decoder:
-        return passes * shape.rows * config.hidden_size * read
-    layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None)
-    written = 3 * (layers or config.num_hidden_layers) * (shape.target_columns or 0)
-    return passes * shape.rows * config.hidden_size * (read + written)
+    plan, total = tensor_parallel_plan(model), 0.0
+    columns = [shape.columns, shape.target_columns or 0]
+    names = {module: name for name, module in model.named_modules()}
+    for stack, read in zip(stacks(model, blocks(model)), columns, strict=False):
+        styles = {name: style for name, style in plan.items() if name.startswith(f"{names[stack[0]]}.")}
+        outputs = sum(style == "rowwise" for style in styles.values())
+        matrices = sum(style == "colwise" for style in styles.values())
+        of_encoder = sum(style == "colwise" and bool(CROSS.search(name)) for name, style in styles.items())
+        again = outputs - (0.5 if layout.sequence_parallel else 1)
+        backward = outputs if layout.sequence_parallel else matrices - of_encoder
+        total += len(stack) * read * (outputs + again * recomputed + backward) + len(stack) * columns[0] * of_encoder
+    return total * shape.rows * model.config.hidden_size

@@ -168,7 +168,7 @@ def _logits(run: PlannedRun) -> int:
 def _exchange(run: PlannedRun, whole: PreTrainedModel, links: Links) -> Exchange:
     weights = list(whole.parameters())
     return step_exchange(
-        run.config,
+        whole,
         run.layout,
         run.shape,
         links,

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from recipes import SMALL
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
@@ -28,12 +29,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("t5", {}),
 }
 """Model type and fields of the configuration, by name."""
+COUNTED = ("opt", "llama", "t5")
+CHOICES = [(sequence, recomputed) for sequence in (False, True) for recomputed in (False, True)]
 
 
 def main(path: str) -> int:
-    """Write each model's largest relative errors against one process, and the columns that its second block reads."""
+    """Write each model's largest relative errors against one process, its collectives, and the columns of a block."""
     dist.init_process_group("gloo")
-    results = {name: {sequence: _compare(name, sequence) for sequence in (False, True)} for name in MODELS}
+    results: dict[str, Any] = {name: {each: _compare(name, each) for each in (False, True)} for name in MODELS}
+    for name in COUNTED:
+        results[f"{name}, numbers"] = [_numbers(name, *choices) for choices in CHOICES]
     if dist.get_rank() == 0:
         Path(path).write_text(json.dumps(results))
     dist.destroy_process_group()
@@ -42,7 +47,7 @@ def main(path: str) -> int:
 
 def _compare(name: str, sequence: bool) -> dict[str, float]:
     mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("data", "tensor"))
-    whole, divided = _build(name), _build(name)
+    whole, divided = build(name), build(name)
     shard(divided, Sharding(mesh["data"], mesh["tensor"], torch.device("cpu"), sequence=sequence))
     recompute_blocks(divided, True)
     seen: list[int] = []
@@ -63,11 +68,38 @@ def _compare(name: str, sequence: bool) -> dict[str, float]:
     }
 
 
+def _numbers(name: str, sequence: bool, recomputed: bool) -> float:
+    """Return the numbers that a process sends per hidden state of a block, an all-reduce being twice its numbers."""
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("data", "tensor"))
+    model = build(name)
+    shard(model, Sharding(mesh["data"], mesh["tensor"], torch.device("cpu"), sequence=sequence))
+    recompute_blocks(model, recomputed)
+    with SentNumbers(model.config.hidden_size) as sent:
+        _backward(model, name)
+    return sent.total
+
+
+class SentNumbers(TorchDispatchMode):
+    """Context that adds up the numbers of collectives on hidden states: sums twice, gathers and divided sums once."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.total = width, 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func.namespace == "_c10d_functional" and args[0].ndim > 1 and args[0].shape[-1] == self.width:
+            passes = {"all_reduce": 2, "reduce_scatter_tensor": 1, "all_gather_into_tensor": 1}.get(name, 0)
+            self.total += passes * max(args[0].numel(), result.numel())
+        return result
+
+
 def _names(model: PreTrainedModel) -> set[str]:
     return {type(block).__name__ for block in blocks(model)}
 
 
-def _build(name: str) -> PreTrainedModel:
+def build(name: str) -> PreTrainedModel:
     kind, changes = MODELS[name]
     shape = {"num_layers": 2} if kind == "t5" else {"num_hidden_layers": 2, "max_position_embeddings": 64}
     config = AutoConfig.for_model(kind, vocab_size=100, **shape, **SMALL[kind], **changes)
@@ -92,12 +124,17 @@ def _inputs(name: str, columns: int) -> dict[str, Any]:
     return {"input_ids": ids, "position_ids": positions, "documents": Documents(OFFSETS)}
 
 
-def _gradients(model: PreTrainedModel, name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _backward(model: PreTrainedModel, name: str) -> torch.Tensor:
     logits = _plain(model(**_inputs(name, COLUMNS), use_cache=False).logits)
     loss = logits.log_softmax(-1)[..., ::7].square().sum()
     loss.backward()
+    return loss.detach()
+
+
+def _gradients(model: PreTrainedModel, name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    loss = _backward(model, name)
     named = model.named_parameters()
-    return loss.detach(), {key: _plain(value.grad) for key, value in named if value.grad is not None}
+    return loss, {key: _plain(value.grad) for key, value in named if value.grad is not None}
 
 
 @torch.no_grad()

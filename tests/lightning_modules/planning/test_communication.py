@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from crosstask.lightning_modules.planning.communication import Exchange, Links, step_exchange
 from crosstask.lightning_modules.planning.memory import Layout, StepShape
@@ -16,8 +16,9 @@ def exchange(layout: Layout, **changes: Any) -> Exchange:
     """Communication of OPT-175B's step of 8 batches of one row of 2,048 columns, in bfloat16 with float32 gradients."""
     fields = {"num_hidden_layers": 96, "hidden_size": 12288, "ffn_dim": 49152, "num_attention_heads": 96}
     sizes = {"weight_bytes": 2 * 175 * 10**9, "trained_bytes": 4 * 175 * 10**9, "batches": 8, "recomputed": 1.0}
-    config = AutoConfig.for_model("opt", **fields)
-    return step_exchange(config, layout, StepShape(1, 2048, 300), LINKS, **(sizes | changes))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **fields))
+    return step_exchange(model, layout, StepShape(1, 2048, 300), LINKS, **(sizes | changes))
 
 
 def test_communication_is_what_rings_send() -> None:
@@ -27,9 +28,11 @@ def test_communication_is_what_rings_send() -> None:
     sent = 175e9 / 8 * 15 / 16
     assert each.weights == once.weights == pytest.approx(8 * 2 * 2 * sent / 25e9)
     assert each.gradients == pytest.approx(8 * once.gradients) == pytest.approx(8 * 4 * sent / 25e9)
-    # Two sums a block, forward, recomputed and backward, each by an all-reduce within the node.
-    assert each.activations == pytest.approx(8 * 96 * 2 * 3 * 2048 * 12288 * 2 * 2 * 7 / 8 / 300e9)
-    assert exchange(layout, recomputed=0.0).activations == pytest.approx(each.activations * 2 / 3)
+    # All-reduces of a block within the node: 2 sums forward, 1 recomputed, and 4 matrices backward.
+    assert each.activations == pytest.approx(8 * 96 * 7 * 2048 * 12288 * 2 * 2 * 7 / 8 / 300e9)
+    assert exchange(layout, recomputed=0.0).activations == pytest.approx(each.activations * 6 / 7)
+    divided = exchange(layout._replace(sequence_parallel=True))
+    assert divided.activations == pytest.approx(each.activations * 5.5 / 7)
 
     copies = exchange(layout._replace(copies=16))
     assert copies.weights == 0
