@@ -1,6 +1,7 @@
 """Generation with crosstask against `generate` on padded batches in file order, and against continuous batching.
 
     python perf/generation.py [--prompts 128] [--rounds 3]
+    python perf/generation.py --compiled  # greedy answers, with decoding.compile against without
 
 Measures one greedy answer to each prompt, and the 17 responses of Cappy's evaluation (arXiv 2311.06720: four each by
 sampling, temperature 0.9, top-k 40 and nucleus 0.95, and a beam of 4), for which the first peer calls ``generate`` once
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -112,9 +114,12 @@ def ours(
 
 
 def ending_model(
-    vocabulary: int, end: int, attention: str, settings: argparse.Namespace
+    vocabulary: int, end: int, attention: str, settings: argparse.Namespace, *, counted: bool = True
 ) -> tuple[PreTrainedModel, list[int]]:
-    """Return a model with answers of a given mean length, and a list to which each forward adds its tokens."""
+    """Return a model with answers of a given mean length, and a list to which each forward adds its tokens.
+
+    Only if `counted`: a list that grows would be compiled again at every step.
+    """
     torch.manual_seed(0)
     heads = settings.width // 64
     shape = {
@@ -140,7 +145,8 @@ def ending_model(
     model.generation_config.eos_token_id = end  # Llama has another one by default
     read: list[int] = []
     model.get_output_embeddings().register_forward_hook(with_end)
-    model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
+    if counted:
+        model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
     return model.to(torch.device(settings.device)), read  # type: ignore[arg-type]
 
 
@@ -181,6 +187,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the weights; texts may differ by its rounding")
+    parser.add_argument("--compiled", action="store_true", help="compare compiled with uncompiled decoding")
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         documents, tokenizer = read_documents(Path(scratch), settings.prompts)
@@ -189,9 +196,9 @@ def main() -> None:
     (document, ours_read), (sdpa, peer_read) = (
         ending_model(len(tokenizer), tokenizer.eos_token_id, attention, settings) for attention in ("document", "sdpa")
     )
-    read = {"ours": ours_read, "file order": peer_read, "continuous": peer_read}
+    read = {"ours": ours_read, "file order": peer_read, "continuous": peer_read, "compiled": []}
     print(f"{date.today()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
-    for name, decodings in (("greedy", GREEDY), ("17 candidates", CANDIDATES)):
+    for name, decodings in (("greedy", GREEDY), ("17 candidates", CANDIDATES))[: 1 if settings.compiled else 2]:
         sources = everything if len(decodings) == 1 else everything[: max(settings.prompts // 8, 1)]
         mean = sum(map(len, sources)) / len(sources)
         rows = max(sum(d.rows for d in decodings if d.beams == 1), *(d.rows for d in decodings), 1)
@@ -200,7 +207,12 @@ def main() -> None:
             "ours": partial(ours, document, tokenizer, sources, decodings, budget=budget, new=new),
             "file order": partial(in_file_order, sdpa, tokenizer, sources, decodings, batch=batch, new=new),
         }
-        if len(decodings) == 1:
+        if settings.compiled:
+            whole, _ = ending_model(len(tokenizer), tokenizer.eos_token_id, "document", settings, counted=False)
+            compiled = [replace(decoding, compile=True) for decoding in decodings]
+            run.pop("file order")
+            run["compiled"] = partial(ours, whole, tokenizer, sources, compiled, budget=budget, new=new)
+        elif len(decodings) == 1:
             run["continuous"] = partial(continuously, sdpa, tokenizer, sources, new=new)
         taken = measured(run, read, settings.rounds, settings.device)
         own = taken["ours"]
@@ -217,10 +229,11 @@ def main() -> None:
                 f"{of_other.tokens:,} | {same:.1%} |"
             )
         print(flush=True)
+        first, second = ("compiled", "ours") if settings.compiled else ("ours", "file order")
         print_result(
-            "generation",
-            ours=round(len(sources) / own.seconds, 2),
-            peer=round(len(sources) / taken["file order"].seconds, 2),
+            "compiled generation against uncompiled" if settings.compiled else "generation",
+            ours=round(len(sources) / taken[first].seconds, 2),
+            peer=round(len(sources) / taken[second].seconds, 2),
             unit="prompts a second",
             setting=f"{name}, {len(sources)} prompts of {mean:.0f} tokens on average, answers of at most "
             f"{new}, {settings.layers} layers of width {settings.width}, {settings.device}, {settings.dtype}, "

@@ -42,6 +42,8 @@ class Decoding:
         beams: Width of beam search; 1 for none.
         stop: Texts that end an answer, besides the model's end tokens. A stop text and what follows it are not part of
             the answer.
+        compile: Compile the steps that generate tokens, on a cache of fixed size (``compiled_decoding.py``); made for
+            CUDA. For decoder-only models with document attention whose weights are whole in every process.
     """
 
     samples: int = 1
@@ -51,6 +53,7 @@ class Decoding:
     top_p: float = 1.0
     beams: int = 1
     stop: tuple[str, ...] = ()
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -62,6 +65,8 @@ class Decoding:
             raise ValueError(
                 f"a temperature above 0, a top_k of 0 or more and a top_p in (0, 1] are needed, got {self}"
             )
+        if self.compile and self.beams > 1:
+            raise ValueError(f"a beam search is not compiled: leave out compile or beams, got {self}")
         if self.sampling and self.beams > 1:
             raise ValueError(f"decoding draws tokens or searches by beam, not both, got {self}")
         if not self.sampling and (self.temperature, self.top_k, self.top_p) != (1.0, 0, 1.0):
@@ -225,6 +230,18 @@ def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
     if len(stops) > 1:
         raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
     return stops.pop() if stops else ()
+
+
+def are_compiled(decodings: Sequence[Decoding]) -> bool:
+    """Return whether decodings that generate in one call, those without beam search, are compiled.
+
+    Raises:
+        ValueError: Some are, and others are not.
+    """
+    choices = {decoding.compile for decoding in decodings if decoding.beams == 1}
+    if len(choices) > 1:
+        raise ValueError("decodings that generate together are compiled all or none: set compile for each, or for none")
+    return choices == {True}
 
 
 def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:

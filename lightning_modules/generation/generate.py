@@ -2,11 +2,13 @@
 
 Greedy and sampled rows of all decodings are generated in one call, and a decoder-only model processes each prompt once
 for all of its samples (prompt_cache.py). Rows that have ended leave the batch: with document attention, waiting prompts
-take their places (continuous_batching.py); other models continue with the remaining rows (transformers_generate.py).
+take their places (continuous_batching.py; compiled_decoding.py); other models continue with the remaining rows
+(transformers_generate.py).
 """
 
 # R rows, L columns, T generated tokens, S samples of each prompt
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,8 +19,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.evaluation.batch_loaders import pad_prompts
 from ...datamodules.packing.budget_batches import budget_batches
+from .compiled_decoding import CompiledPrompts, compiles, fixed_shape
 from .continuous_batching import RunningPrompts
-from .decoding import Decoding, DrawTokens, StopTexts, before_end, cut_at_stop, shared_stop, texts_of_tokens
+from .decoding import (
+    Decoding,
+    DrawTokens,
+    StopTexts,
+    are_compiled,
+    before_end,
+    cut_at_stop,
+    shared_stop,
+    texts_of_tokens,
+)
 from .generation_settings import end_tokens
 from .prompt_cache import PromptCache, can_share_cache, forces_tokens
 from .transformers_generate import generate_remaining
@@ -57,8 +69,10 @@ def generate(
         (place of the prompt, answers): for each decoding ``decoding.samples`` texts, as prompts end.
 
     Raises:
-        ValueError: A prompt is empty, or there are not as many seeds as prompts.
+        ValueError: A prompt is empty, there are not as many seeds as prompts, or the model's steps cannot be compiled.
     """
+    compiled = are_compiled(decodings)
+    require_compilable(model, compiled)
     if len(seeds) != len(sources):
         raise ValueError(f"every prompt needs a seed, got {len(seeds)} for {len(sources)} prompts")
     if empty := [place for place, source in enumerate(sources) if not len(source)]:
@@ -66,7 +80,9 @@ def generate(
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     limits |= {"stop": (*stop, *shared_stop(decodings)), "ends": all_ends(model, tokenizer, ends)}
     if all(decoding.beams == 1 for decoding in decodings) and can_replace(model):
-        yield from _generate_replacing(model, tokenizer, sources, decodings, seeds, budget, **limits)
+        whole: Sequence[Sequence[int]] = [range(len(sources))]
+        for places in by_columns(sources, max_new_tokens) if compiled else whole:
+            yield from _generate_replacing(model, tokenizer, sources, decodings, seeds, budget, places, **limits)
         return
     drawn = sum(decoding.rows for decoding in decodings if decoding.beams == 1)
     rows = max([drawn, *(decoding.rows for decoding in decodings)])
@@ -118,7 +134,12 @@ def answer_batch(
         ends: Token ids that end an answer, besides those of model and tokenizer.
         share: Process the common prefix of all prompts once, and let ended rows leave the batch. The number of forward
             passes then depends on the texts, so it must be False under strategies that gather weights.
+
+    Raises:
+        ValueError: The steps of the model cannot be compiled.
     """
+    compiled = are_compiled(decodings)
+    require_compilable(model, compiled, share)
     stop = tuple(dict.fromkeys((*stop, *shared_stop(decodings))))
     ends = all_ends(model, tokenizer, ends)
     cache = PromptCache(model, input_ids, attention_mask, share=share)
@@ -138,7 +159,12 @@ def answer_batch(
         draw = DrawTokens([decodings[place] for place in together], seeds, max_new_tokens, cache.width)
         ender = StopTexts(tokenizer, stop, cache.width) if stop else None
         if share and can_replace(model):
-            running = RunningPrompts(model, draw, stop=ender, **limits)
+            running: RunningPrompts
+            if compiled:
+                places, columns = fixed_shape(len(seeds), cache.width + max_new_tokens)
+                running = CompiledPrompts(model, draw, stop=ender, places=places, columns=columns, **limits)
+            else:
+                running = RunningPrompts(model, draw, stop=ender, **limits)
             running.add(range(len(seeds)), cache)
             add(together, running.finish())
         elif share:
@@ -157,6 +183,38 @@ def answer_batch(
 def can_replace(model: PreTrainedModel) -> bool:
     """Return whether waiting prompts can take the places of ended ones in a batch of this model."""
     return can_share_cache(model) and not forces_tokens(model)
+
+
+def require_compilable(model: PreTrainedModel, compiled: bool, share: bool = True) -> None:
+    """Reject compiled decoding of a model whose steps cannot have one shape, or not in every process by itself.
+
+    Raises:
+        ValueError: `compiled` is true, and the model is such a model, or `share` is false.
+    """
+    if not compiled:
+        return
+    if not share:
+        raise ValueError(
+            "decoding.compile needs whole weights in every process, which FSDP, DeepSpeed's stage 3 and tensor "
+            "parallelism divide: leave it out"
+        )
+    if not (can_replace(model) and compiles(model)):
+        raise ValueError(
+            f"the steps of {type(model).__name__} cannot be compiled: decoding.compile needs a decoder-only model with "
+            "network.attention document, without windows, recurrent layers, prefix and forced tokens; leave it out"
+        )
+
+
+def by_columns(sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    """Return the places of prompts whose answers need a cache of the same size, the longest first.
+
+    >>> by_columns([[5] * 20, [5] * 90, [5] * 30], max_new_tokens=10)
+    [[1], [0, 2]]
+    """
+    groups: dict[int, list[int]] = {}
+    for place, source in enumerate(sources):
+        groups.setdefault(fixed_shape(1, len(source) + max_new_tokens)[1], []).append(place)
+    return [groups[columns] for columns in sorted(groups, reverse=True)]
 
 
 def all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> list[int]:
@@ -179,22 +237,32 @@ def _generate_replacing(
     decodings: Sequence[Decoding],
     seeds: Sequence[int],
     budget: int,
+    places: Sequence[int],
     *,
     max_new_tokens: int,
     stop: Sequence[str],
     ends: Sequence[int],
     **limits: Any,
 ) -> Iterator[tuple[int, list[list[str]]]]:
-    """Do the same as ``generate`` without beams; waiting prompts fill up the batch when a quarter of it has ended."""
+    """Do the same as ``generate``, without beams and for the prompts at these places.
+
+    Waiting prompts fill up the batch when a quarter of it has ended.
+    """
     draw, pad = DrawTokens(decodings, [], max_new_tokens, width=0), tokenizer.pad_token_id
     ender = StopTexts(tokenizer, stop, width=0) if stop else None
     limits |= {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "ends": ends}
-    running = RunningPrompts(model, draw, stop=ender, **limits)
-    waiting = deque(sorted(range(len(sources)), key=lambda place: -len(sources[place])))
+    waiting, fixed = deque(sorted(places, key=lambda place: -len(sources[place]))), None
+    running: RunningPrompts
+    if are_compiled(decodings):
+        fixed, columns = fixed_shape(len(places), len(sources[waiting[0]]) + max_new_tokens)
+        fixed = min(fixed, 2 ** max(int(math.log2(budget / (draw.rows * columns))), 0))
+        running = CompiledPrompts(model, draw, stop=ender, places=fixed, columns=columns, **limits)
+    else:
+        running = RunningPrompts(model, draw, stop=ender, **limits)
     while waiting or running.prompts:
         if waiting:
             longest = max(len(sources[place]) for place in (*running.prompts, waiting[0]))
-            room = max(budget // (draw.rows * (longest + max_new_tokens)), 1)
+            room = fixed or max(budget // (draw.rows * (longest + max_new_tokens)), 1)
             free = room - len(running.prompts)
             if not running.prompts or free >= max(room // 4, 1):
                 batch = [waiting.popleft() for _ in range(min(free, len(waiting)))]

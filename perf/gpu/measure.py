@@ -100,6 +100,20 @@ SECTIONS = {
         ["generation.py", "--layers=1", "--width=64", "--prompts=8", "--tokens=16", "--length=4", "--rounds=1"],
         60,
     ),
+    "generation_compiled": Section(
+        [
+            "generation.py",
+            "--compiled",
+            *BF16,
+            "--layers=24",
+            "--width=2048",
+            "--prompts=128",
+            "--budget=65536",
+            "--rounds=1",
+        ],
+        ["generation.py", "--compiled", "--layers=1", "--width=64", "--prompts=8", "--tokens=16", "--rounds=1"],
+        90,
+    ),
     "bilevel": Section(
         ["bilevel.py", "--device=cuda", "--rounds=3"], ["bilevel.py", "--rounds=1", "--inner_steps=1"], 50
     ),

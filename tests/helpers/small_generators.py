@@ -37,10 +37,11 @@ def build(kind: str, tokenizer: Any, attention: str = "sdpa") -> Any:
 
 def ending(model: Any, tokenizer: Any, multiple: int = 4) -> Any:
     """Return the model with answers of many lengths: each ends where the most probable token's id is a multiple."""
+    end = tokenizer.eos_token_id
 
     def with_end(_: Any, __: Any, logits: Tensor) -> Tensor:
         best, token = logits.max(dim=-1)
-        logits[..., tokenizer.eos_token_id] = torch.where(token % multiple == 0, best + 5, best - 5)
+        logits[..., end] = torch.where(token % multiple == 0, best + 5, best - 5)
         return logits
 
     model.get_output_embeddings().register_forward_hook(with_end)
