@@ -37,7 +37,7 @@ from .evaluation.metrics import Scores
 from .evaluation.option_scores import Score, score_of
 from .evaluation.weights_digest import weights_digest
 from .generation.decoding import Decoding, prompt_seed
-from .generation.generate import answer_batch
+from .generation.generate import answer_batch, require_compilable
 from .generation.generation_settings import end_tokens, set_generation_settings
 from .hyperparameters import as_group
 from .models import Network, build_model, model_config, prepare_network, require_one_start, require_positions
@@ -158,6 +158,7 @@ class InstructionTuningModule(PlannedTraining):
         prepare_network(model, self.network)
         # from_pretrained returns a model in evaluation mode, and Lightning keeps modes: dropout would be off.
         self.model = model.train()
+        require_compilable(self.model, self.decoding.compile, share=not self.gathers_weights)
         if self.network.logits == "chunked" and has_plain_head(model):
             self._head = ChunkedHead(model)
 

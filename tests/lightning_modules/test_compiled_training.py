@@ -15,6 +15,8 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules.attention import backends, document_attention
 from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.generation import compiled_decoding
+from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.models import Network, prepare_network
 from crosstask.lightning_modules.recomputation import Recomputation
@@ -56,22 +58,33 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountedGraphs]:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(compile=True)])
 def test_training_runs_compiled_graphs_after_evaluations(
-    make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], graphs: CountedGraphs
+    decoding: Decoding,
+    make_datamodule: Callable[..., InstructionTuningDataModule],
+    tiny_model: dict[str, Any],
+    graphs: CountedGraphs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sanity check and a validation generate and rank at many lengths; every step runs as many graphs as the first.
 
-    Without the exemption of evaluations, no graph runs in training: blocks share a limit of 8 compilations.
+    Without the exemption of evaluations, no graph runs in training: blocks share a limit of 8 compilations. Compiled
+    decoding has compilations of its own.
     """
+    steps = CountedGraphs()
+    step = torch.compile(compiled_decoding.decode_step, fullgraph=True, dynamic=False, backend=steps)
+    monkeypatch.setattr(compiled_decoding, "compiled_step", lambda device: step)
     data = make_datamodule(evaluation={"ranking": OptionRanking(), "max_new_tokens": 8, "batch_tokens": 512})
     module = InstructionTuningModule(
-        data.tokenizer_name, config=tiny_model, network=Network(compile=True), row_length=128
+        data.tokenizer_name, config=tiny_model, network=Network(compile=True), row_length=128, decoding=decoding
     )
     options: dict[str, Any] = QUIET | {"limit_val_batches": 8, "num_sanity_val_steps": 8, "val_check_interval": 2}
     Trainer(max_steps=3, callbacks=[graphs], **options).fit(module, datamodule=data)
     assert len(graphs.calls_of_step) == 3
     assert len(set(graphs.calls_of_step)) == 1
     assert graphs.calls_of_step[0] >= 2  # at least one graph in each of the two blocks
+    assert bool(steps.compiled) == decoding.compile
+    assert steps.calls > 4 * steps.compiled or not decoding.compile
 
 
 @torch.library.custom_op("crosstask_tests::varlen", mutates_args=())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from host_waits import HostWaits
 from small_generators import alone, answers, build, ending
 from torch import Tensor
 
+from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.generation import compiled_decoding
 from crosstask.lightning_modules.generation.compiled_decoding import STEPS, fixed_shape
 from crosstask.lightning_modules.generation.decoding import Decoding, are_compiled
@@ -119,3 +121,11 @@ def test_what_cannot_be_compiled_is_rejected(tokenizer: Any, sources: list[list[
         are_compiled([GREEDY, Decoding(sampling=True)])
     assert are_compiled([GREEDY, Decoding(beams=2)])
     assert not are_compiled([Decoding(beams=2)])
+
+
+def test_a_module_rejects_compiled_decoding_before_it_trains(toybench: Path) -> None:
+    fields: dict[str, Any] = {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2}
+    fields |= {"num_layers": 1, "decoder_start_token_id": 0}
+    module = InstructionTuningModule(str(toybench / "tokenizer"), config=fields, decoding=Decoding(compile=True))
+    with pytest.raises(ValueError, match="the steps of T5ForConditionalGeneration cannot be compiled"):
+        module.configure_model()
