@@ -86,7 +86,12 @@ class MixturePlan(TrainPlan):
         """Return the expected draws of each task in `steps` optimizer steps, as a tree of benchmarks and categories."""
         rates = np.asarray(self.mixture.rates)
         rows_per_draw = float(np.dot(rates, [size.rows for size in self.sizes]))
-        return mixture_report(self.sizes, rates, steps * self.rows_per_step / rows_per_draw, self.rules)
+        return mixture_report(self.sizes, rates, steps * self.rows_per_step * self._fill() / rows_per_draw, self.rules)
+
+    def _fill(self) -> float:
+        """Return the share of the capacity of rows that documents fill, in the first window."""
+        window = self.window(0)
+        return float(self.kind.sizes(*self.lengths(window)).sum()) / self.kind.capacity / len(window.rows)
 
     def contents(self) -> dict[str, dict[str, str]]:
         """Return a digest of each task's stored documents, as {"training tasks": {task: digest}}.

@@ -147,6 +147,16 @@ def test_the_report_of_a_long_epoch_plans_a_part_of_it(make_datamodule: Make) ->
     assert len(whole.lines()) == len(part.lines()) - 1
 
 
+@pytest.mark.parametrize(("packing", "within"), [("one_per_row", 0), ("best_fit", 0.02)])
+def test_the_described_draws_are_those_of_the_rows(packing: str, within: float, make_datamodule: Make) -> None:
+    """A row without other documents is one draw, however much of it is padding."""
+    datamodule = prepared(make_datamodule(rows={"length": 128, "per_step": 8, "packing": packing}))
+    report = datamodule.report()
+    drawn = datamodule.describe(steps=4).nodes[0].draws
+    assert drawn == pytest.approx(4 * 8 * report.draws / report.rows, rel=max(within, 1e-9))
+    assert packing != "one_per_row" or drawn == pytest.approx(32)
+
+
 def test_a_cap_is_what_an_epoch_draws(make_datamodule: Make) -> None:
     datamodule = prepared(make_datamodule(mixture={"cap": 5}))
     report = datamodule.report()
