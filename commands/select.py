@@ -127,10 +127,13 @@ def select_samples(
 
 
 def require_new_selection(folder: Path) -> None:
-    """Reject a folder that has a selection; the choices that a killed command wrote without a table are removed.
+    """Reject an output folder that has ``selection.json`` or ``choices.jsonl``, since neither is overwritten.
+
+    A killed command may leave ``choices.jsonl`` and an unfinished ``.selection.json.*.part`` without
+    ``selection.json``. In this case ``choices.jsonl`` is deleted, and the folder is accepted.
 
     Raises:
-        ValueError: There is a table or a file of choices.
+        ValueError: One of the two files exists.
     """
     if any(folder.glob(f".{TABLE}.*.part")) and not (folder / TABLE).exists():
         (folder / CHOICES).unlink(missing_ok=True)
@@ -142,7 +145,7 @@ class ScorerResults(NamedTuple):
     """Results of a scorer on all examples.
 
     Args:
-        scores: Scores of the responses to each example.
+        scores: Scores of the responses to each example, in the order of the examples.
         calibration: Map from scores to correctness that was fitted in the scorer's training; None without one.
     """
 
@@ -153,7 +156,10 @@ class ScorerResults(NamedTuple):
 def with_scores(
     sampled: Sequence[SampledResponses], results: ScorerResults | None, rouge: Rouge
 ) -> list[ScoredResponses]:
-    """Return the responses to each example with the scores of all methods.
+    """Return the responses to each example with all that selection methods need, in the order of the examples.
+
+    These are the scorer's score of each response, the response's quality (ROUGE-L against the references), and its
+    weights in self-consistency and minimum Bayes risk.
 
     Args:
         sampled: The examples with their responses.
@@ -181,7 +187,9 @@ def score_share(
     budget: int,
     console: Console,
 ) -> ScorerResults | None:
-    """Score this process's share of the examples, and return the results of all; None if others are not finished.
+    """Score this process's share of the examples, and return the scorer's results on all examples.
+
+    The result is None if other processes have not finished their shares.
 
     Args:
         sampled: The examples of all processes, with their responses.
@@ -218,7 +226,10 @@ def write_selection(
     cuts: Mapping[str, PairCuts],
     untested: int,
 ) -> None:
-    """Write the scores of all methods (selection.json) and their choices (choices.jsonl), and print the scores.
+    """Write the quality of each method's choices (selection.json) and the choices (choices.jsonl); print the quality.
+
+    Methods are the single decodings, self-consistency, minimum Bayes risk and, where they exist, the likelihood of the
+    language model and the scorer.
 
     Args:
         folder: Folder of the files.

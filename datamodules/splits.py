@@ -105,7 +105,9 @@ class Instances:
                     )
 
     def train_limit(self, task: str) -> int | None:
-        """Return the most training instances of a task; None for all.
+        """Return the maximum number of training instances of a task; None if it trains on all.
+
+        It is that of the task's collection in ``train_of``, if it has one, else ``train``.
 
         >>> Instances(train=100, train_of={"flan": 30}).train_limit("flan/boolq")
         30

@@ -28,7 +28,7 @@ from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
 
 
 class Step(NamedTuple):
-    """Batches, dropout seeds and examples of an optimizer step, to be written to files if it is not finite.
+    """Batches, dropout seeds and examples of an optimizer step, written to files if its loss or gradient is not finite.
 
     Args:
         number: Number of the step, from 1.
@@ -62,8 +62,8 @@ class Unread(NamedTuple):
 class StepGuard:
     """Keeps the batches of the current optimizer step, and stops training if its loss or gradient is not finite.
 
-    It then writes them, and the weights, to the folder ``not-finite-step-N``, which ``crosstask replay`` computes
-    again.
+    Before it stops, it writes the batches and the weights to the folder ``not-finite-step-N``, from which ``crosstask
+    replay`` computes the step again.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class StepGuard:
         """Check loss and gradient norm just before an optimizer's step; every process must call it with equal values.
 
         A fused optimizer is given a flag with which it skips a bad step on the device. The host reads the values at the
-        next call, so that it need not wait.
+        next call of ``admit`` or ``read``, so that it need not wait.
 
         Args:
             module: The module in training.
@@ -98,7 +98,8 @@ class StepGuard:
             optimizer: The optimizer that is about to take its step.
 
         Raises:
-            ValueError: The values are not finite; those of a fused optimizer's step are reported at the next call.
+            ValueError: The values are not finite; those of a fused optimizer's step are reported at the next call of
+                ``admit`` or ``read``. The step's batches and the weights are written to files first.
         """
         self.read(module)
         numbers = stacked(values)
@@ -113,12 +114,13 @@ class StepGuard:
         self._unread = Unread(self._step, list(values), arrived, event)
 
     def read(self, module: L.LightningModule) -> None:
-        """Check loss and gradient norm of a fused optimizer's last step, if that is still to do.
+        """Check loss and gradient norm of a fused optimizer's last step, unless ``admit`` or ``read`` has checked them.
 
         Every process must call it.
 
         Raises:
-            ValueError: They are not finite: the optimizer has skipped the step on the device.
+            ValueError: They are not finite: the optimizer has skipped the step on the device. The step's batches and
+                the weights are written to files first.
         """
         if self._unread is None:
             return
@@ -131,7 +133,8 @@ class StepGuard:
         """Stop training unless the losses and norms of the step are finite; every process must pass equal values.
 
         Raises:
-            ValueError: One is not finite. Names the step, the values, the examples and the folder of the dump.
+            ValueError: One is not finite. Names the step, the values, the examples, and the folder to which the step's
+                batches and the weights are written first.
         """
         numbers = {name: float(value) for name, value in values.items()}
         self._require(module, self._step, numbers)

@@ -14,9 +14,10 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def score_progress(console: Console, name: str, items: str, total: int) -> Callable[[int], None]:
-    """Return a function that prints the number of scored items, with at least 30 seconds between two lines.
+    """Return a function that prints how many items are scored, and about how many minutes are left.
 
-    Call the function with the number of items that are scored so far.
+    Call the function with the number of items that are scored so far. It prints at most one line in 30 seconds, and
+    none when all items are scored.
 
     Args:
         console: Console to print to.
@@ -41,7 +42,7 @@ def score_progress(console: Console, name: str, items: str, total: int) -> Calla
 
 
 def finished_scores(console: Console, files: Mapping[str, ScoreFiles[Any]]) -> dict[str, ItemScores] | None:
-    """Return the scores of all models; if other processes are not finished, print a line and return None.
+    """Return the scores of all models by name; if other processes have not finished, print a line and return None.
 
     Args:
         console: Console to print to.

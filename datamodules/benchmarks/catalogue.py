@@ -51,8 +51,8 @@ class Layout:
     """One format in which a dataset's rows are published.
 
     Args:
-        columns: Columns that identify this format. A row is rendered by the first layout of its dataset whose columns
-            it all has.
+        columns: Columns that identify this format. A row is rendered by the first layout of its dataset all of whose
+            columns it has.
         render: Function that makes the examples of a row.
     """
 

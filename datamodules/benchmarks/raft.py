@@ -22,14 +22,17 @@ from .rows.row import Row
 
 
 class RAFT(Catalogue):
-    """Reads the eleven classification tasks of RAFT (arXiv 2109.14076), which have 50 labelled examples each.
+    """Reads the eleven classification tasks of RAFT (arXiv 2109.14076) for evaluation; no model is trained on them.
 
-    Every input begins with the task's definition. The hub name is ``ought/raft``.
+    A task has 50 labelled rows. The evaluated examples and the demonstrations are both drawn from these. Every input
+    begins with the task's definition.
 
     Args:
-        folder: Folder with a folder for each task.
-        sources: File or hub name of single tasks that are outside the folder, by task.
-        split: ``train`` for the labelled rows; ``test`` for rows without labels, which are all skipped.
+        folder: Folder with a folder for each task; may be empty if all tasks are in `sources`.
+        sources: File or hub name (``ought/raft``) of single tasks that are outside the folder, by task. On the hub, the
+            configuration with the task's name is read.
+        split: ``train``, the labelled rows. With ``test`` nothing can be evaluated: its labels are not published, so
+            that all its rows are skipped.
     """
 
     name = "raft"

@@ -237,8 +237,8 @@ def qasc(row: Row) -> Iterable[RenderedExample]:
 def qed(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of a QED row: a paragraph and a question about it.
 
-    Its rationale is the sentence with the answer, then sentences that say which phrases of it and of the question mean
-    the same.
+    The example's rationale is the sentence with the answer, then sentences that say which phrases of that sentence and
+    of the question mean the same. Rows whose answer is not explained by a single sentence are skipped.
     """
     text = f"{row.text('paragraph_text').strip()}\n{row.text('question_text').strip()}"
     annotation = Row(row.value("annotation"), row.location)

@@ -52,7 +52,10 @@ def constructed_sequence(struct: str, text: str) -> str:
 
 
 def serialized_schema(database: str, tables: Sequence[str], columns: Iterable[tuple[int, str]]) -> str:
-    """Return a database schema in one line: the database, then each table with its columns, in lower case.
+    """Return a database schema in one line: the database, then each table with its columns.
+
+    Names of tables and columns are in lower case, and the name of the database is not changed. The column "*" is left
+    out.
 
     >>> serialized_schema("Shop", ["Cat"], [(-1, "*"), (0, "Name"), (0, "Age")])
     '| Shop | cat : name , age'

@@ -28,11 +28,12 @@ from .prompt_pieces import EncodedPieces, PromptPieces, encode_pieces, prompt_pi
 class LevelShots:
     """Settings of few-shot prompts in instruction optimization.
 
-    Inner instances train the model; their demonstrations are chosen by an extractor. Outer instances train the
-    extractor; their demonstrations are random.
+    An exemplar is a solved training example of the same task. Inner instances train the model; an extractor, a learned
+    choice, picks their k demonstrations among several exemplars. Outer instances train the extractor; their
+    demonstrations are random. The source of a prompt is all its text before the target.
 
     Args:
-        number: Demonstrations of a prompt, k.
+        number: Number of demonstrations in a prompt, k.
         separator: Text between the examples of an inner prompt.
         outer_separator: Text between the examples of an outer prompt.
         longest: Maximum number of tokens of an exemplar; longer examples are not used as exemplars.

@@ -117,11 +117,19 @@ def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
-    """Tokenize conversations for training: the ids of ``apply_chat_template``, up to the end of the last answer.
+    """Tokenize conversations for training: the ids of ``apply_chat_template``, up to the end of the last target.
+
+    The targets of a prompt are all answers of the assistant, except demonstrations (the first ``Prompt.demonstrated``
+    answers) and answers with ``Turn.trained`` false (weight 0 in the file). If ``Prompt.all_turns`` is false, only the
+    last answer is a target. The tokens between two targets are in ``TokenizedExample.holes``: the model reads them, and
+    no loss is computed on them.
 
     Args:
         tokenizer: The model's tokenizer.
-        prompts: Prompts with turns; ``Prompt.all_turns`` decides whether all answers are targets, or the last one.
+        prompts: Prompts with turns.
+
+    Returns:
+        One tokenized example per prompt, in the order of the prompts.
 
     Raises:
         ValueError: The tokenizer has no chat template, or its answers cannot be located exactly.

@@ -63,15 +63,25 @@ def reads_documents_by_mask(model: nn.Module) -> bool:
 
 
 def mask_of(documents: Documents, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Return an additive mask [B, 1, L, L]: 0 for a token's document up to itself, elsewhere the dtype's minimum.
+    """Return a mask [B, 1, L, L] to add to attention scores, which separates the documents of packed rows.
+
+    It is 0 where a token (third dimension) may attend to a token (last dimension): to itself and to earlier tokens of
+    its document. Elsewhere it is the dtype's minimum.
 
     >>> mask_of(Documents(torch.tensor([0, 2, 3])), 1, 3, torch.float32)[0, 0] == 0
     tensor([[ True, False, False],
             [ True,  True, False],
             [False, False,  True]])
 
+    Args:
+        documents: Offsets of the documents in the flattened rows.
+        rows: Number of packed rows, B.
+        columns: Tokens of a row, L.
+        dtype: Type of the mask, that of the model.
+
     Raises:
-        ValueError: The documents have continuations.
+        ValueError: Documents have continuations: several texts, such as the options of a question, that each follow
+            the same prefix and do not see each other.
     """
     if documents.has_shared_prefixes:
         raise ValueError("continuations of a shared prefix need document attention, and this model has its own")

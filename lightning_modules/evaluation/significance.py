@@ -107,9 +107,13 @@ def difference(resampled: NDArray[np.float64]) -> Difference:
 
 
 def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
-    """Return the instances of repeated runs of a system, each with its mean scores over the runs that evaluated it.
+    """Return all instances of repeated runs of one system, each with its mean scores over the runs that evaluated it.
 
-    Runs of other seeds may hold out other instances; two systems that ran with the same seeds still share all of them.
+    Call it for each of two systems before ``paired_differences``. Runs with different seeds may evaluate different
+    instances. If both systems ran with the same seeds, they have the same instances after averaging.
+
+    Args:
+        runs: Scored instances of each run; an instance is recognized by benchmark, task, number of shots and id.
     """
     by_key: dict[tuple[str, str, int, str], list[ScoredInstance]] = {}
     for run in runs:
@@ -121,7 +125,11 @@ def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstanc
 def paired_differences(base: Sequence[ScoredInstance], other: Sequence[ScoredInstance]) -> list[ScoredInstance]:
     """Return the instances that two systems share, with the scores of `other` minus those of `base`.
 
-    Their level of generalization and category are those in `base`.
+    They are in the order of `other`; their level of generalization and category are those in `base`.
+
+    Args:
+        base: Scored instances of one system, each instance once (``require_single``).
+        other: Scored instances of the second system, likewise.
     """
     of_base = {_key(row): row for row in base}
     return [_weighted([of_base[_key(row)], row], [-1.0, 1.0]) for row in other if _key(row) in of_base]
@@ -149,7 +157,7 @@ def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
 
     Args:
         rows: Scored instances of one system.
-        where: Name of its predictions, for the message.
+        where: Name of the system's predictions, for the message.
 
     Raises:
         ValueError: Names the first such instance.

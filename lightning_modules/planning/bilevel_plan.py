@@ -42,10 +42,10 @@ class OuterPlan(NamedTuple):
     """Size and cost of an outer step of instruction optimization, which updates the learnable instruction (phi).
 
     Args:
-        passes: Passes and vectors of the hypergradient.
+        passes: Numbers of passes through the model, and of vectors in memory, that a hypergradient takes.
         inner_steps: Inner steps for each outer step, K.
         rows: Instances of an outer batch, over all devices.
-        flops: Floating-point operations of an outer step.
+        flops: Floating-point operations of an outer step, on all devices together.
         instruction: Bytes of phi with its gradient and moments, on every device; 0 for a user's own class.
     """
 

@@ -40,7 +40,7 @@ class Links(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """Seconds of communication in an optimizer step.
+    """Seconds that every device communicates in an optimizer step.
 
     Args:
         weights: Seconds to gather sharded weights.

@@ -105,33 +105,46 @@ Build = Callable[[torch.dtype | None], PreTrainedModel]
 """Builds the model with random weights on the default device, in a given dtype or in the configured one."""
 
 Finish = Callable[[PreTrainedModel], None]
-"""Changes to a sharded model: dropout, checkpointing."""
+"""Adds dropout and activation checkpointing to a built and sharded model, in place."""
 
 
 def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
-    """Return the peak memory of one device over forward pass, backward pass and optimizer step.
+    """Return the bytes in the memory of one device, by kind, at the moment of a training step when they are most.
+
+    The step is a forward pass, a backward pass and an optimizer step. The parts of the ``Memory`` (weights, gradients,
+    optimizer states, gathered blocks, activations) are those of this one moment, and its ``total`` is their sum.
 
     Args:
-        build: Builds the model; called with the meta device as default. Its attention must be ``sdpa``.
-        finish: Adds dropout and checkpointing to the sharded model.
-        layout: How the model is divided over devices.
-        shape: Micro-batch of a device.
-    """
-    return most(step_phases(build, finish, layout, shape))
-
-
-def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
-    """Return the peak memory of one device in each phase of a step.
-
-    Args:
-        build: Builds the model; called with the meta device as default. Its attention must be ``sdpa``, whose memory
-            equals that of document attention with one document per row, the upper bound.
-        finish: Adds dropout and checkpointing to the sharded model.
+        build: Builds the model; called with the meta device as default. The model's attention should be ``sdpa``: it
+            runs on tensors without data, and its memory equals that of document attention with one document per row,
+            the upper bound of packed rows.
+        finish: Adds dropout and activation checkpointing to the built and sharded model, in place.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
 
     Raises:
         ValueError: The devices cannot be divided according to the layout.
+        RuntimeError: The layout is sharded, and this process has a process group already.
+    """
+    return most(step_phases(build, finish, layout, shape))
+
+
+def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
+    """Return the peak memory of one device, in bytes, in each phase of a training step.
+
+    The phases are the forward and the backward pass of each block, and the optimizer's step.
+
+    Args:
+        build: Builds the model; called with the meta device as default. The model's attention should be ``sdpa``: it
+            runs on tensors without data, and its memory equals that of document attention with one document per row,
+            the upper bound of packed rows.
+        finish: Adds dropout and activation checkpointing to the built and sharded model, in place.
+        layout: How the model is divided over devices.
+        shape: Micro-batch of a device.
+
+    Raises:
+        ValueError: The devices cannot be divided according to the layout.
+        RuntimeError: The layout is sharded, and this process has a process group already.
     """
     if layout.kind == "sharded":
         return _sharded(build, finish, layout, shape)
@@ -176,7 +189,7 @@ def head_memory(width: int, vocabulary: int, columns: int, layout: Layout, *, ch
         width: Columns of the head's matrix, i.e. width of a hidden state.
         vocabulary: Rows of the head's matrix.
         columns: Number of targets.
-        layout: Layout of the model, for the type of the logits.
+        layout: How the model is divided over devices; decides the type of the logits.
         chunked: Whether the loss of many targets is computed in chunks of the vocabulary.
     """
     dtype = compute_dtype(layout)

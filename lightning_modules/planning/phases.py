@@ -21,11 +21,12 @@ class Memory(NamedTuple):
     """Bytes on one device at one moment, by kind; ``total`` is their sum.
 
     Args:
-        weights: The device's shard of the parameters.
-        gradients: The device's shard of the gradients that exist at this moment.
-        optimizer: The device's shard of Adam's moments, and of float32 copies of the parameters.
+        weights: Parameters that the device stores: its shard, or all of them if the model is not sharded.
+        gradients: Gradients that the device stores at this moment, of the same parameters.
+        optimizer: Adam's moments that the device stores, and float32 copies of the parameters.
         gathered: Blocks gathered from all shards, and buffers of collectives.
-        activations: Activations kept for the backward pass, logits, and temporary tensors.
+        activations: Activations kept for the backward pass, logits, and temporary tensors; in the optimizer's step,
+            temporary copies of parameters or gradients.
     """
 
     weights: int
@@ -55,7 +56,7 @@ Phases = Mapping[Phase, Memory]
 """Peak memory in each phase of a step."""
 
 Measure = Callable[[Mapping[str, int]], Memory]
-"""Memory of a device from the tracker's bytes by kind."""
+"""Function from the memory tracker's counts (bytes by kind of tensor) to the ``Memory`` of one device."""
 
 
 def most(phases: Phases) -> Memory:
@@ -70,8 +71,9 @@ def deeper(few: Phases, more: Phases, *, further: float) -> Phases:
 
     Args:
         few: Peak memory in each phase of the shallower model.
-        more: That of a model with a few more blocks.
-        further: Additional blocks of the deep model over `few`, divided by those of `more` over `few`.
+        more: Peak memory in each phase of a model with a few more blocks.
+        further: Blocks of the deep model beyond those of the shallower model, divided by the blocks of the model of
+            `more` beyond those of the shallower model.
 
     >>> few = {Phase("forward"): Memory(4, 0, 8, 1, 0), Phase("forward", -1): Memory(4, 0, 8, 0, 2)}
     >>> more = {Phase("forward"): Memory(6, 0, 12, 1, 0), Phase("forward", -1): Memory(6, 0, 12, 0, 3)}

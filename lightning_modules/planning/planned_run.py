@@ -26,9 +26,9 @@ class PlannedRun:
     """Settings of a run that determine its memory and time.
 
     Args:
-        arguments: Arguments of the module.
-        data: Arguments of the datamodule.
-        trainer: Arguments of the trainer.
+        arguments: Arguments of the module, by name.
+        data: Arguments of the datamodule, by name.
+        trainer: Arguments of the trainer, by name.
         network: Attention, dropout, recomputation and parameter type of the model.
         lora: Adapters that are trained; None if all weights are.
         outer: Settings of the outer level, which updates the instructions; None for instruction tuning.

@@ -32,27 +32,32 @@ FEW_BLOCKS = 4  # with fewer, prefetched blocks and the head have another share
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """Estimated memory and time of a run. Sizes are bytes on the device that needs most.
+    """Estimated memory and time of a training run.
+
+    A step is an optimizer step of the model's weights. In instruction optimization that is an inner step; the outer
+    steps, which update the instructions, are counted in `memories`, `flops`, `device_hours` and `compute` only.
 
     Args:
         parameters: Number of parameters of the whole model.
         layout: How the model is divided over devices.
-        shape: Micro-batch of a device.
-        memories: Peak memory by what the backward pass recomputes: ``RECOMPUTATIONS``, and the configuration's own
-            choice.
-        recomputation: The configuration's choice.
-        logits: Bytes of logits and their softmax, a part of the activations.
-        capacity: Bytes of memory of a device.
-        steps: Number of optimizer steps.
-        tokens: Tokens of a step, including padding.
-        flops: Floating-point operations of a step, including its share of the outer steps. Recomputation is not
-            counted (PaLM's definition, arXiv 2204.02311).
-        device_hours: Hours, summed over all devices, at the stated utilization.
-        exchange: Seconds of communication in a step, without the outer steps.
-        compute: Seconds of computation in a step at the stated utilization.
-        cast: Bytes that a step reads and writes to convert weights and gradients between float32 and half precision.
-        outer: Costs of the outer steps in instruction optimization, which are included above; None for instruction
-            tuning.
+        shape: Micro-batch of one device.
+        memories: Peak memory of one device, in bytes by kind, for each choice of what the backward pass recomputes:
+            ``RECOMPUTATIONS``, and the configuration's own choice. The larger peak of an inner and an outer step.
+        recomputation: The configuration's choice of what the backward pass recomputes.
+        logits: Bytes of logits and their softmax on one device, a part of its activations.
+        capacity: Bytes of memory of one device.
+        steps: Number of steps of the run.
+        tokens: Tokens of a step over all devices and accumulated batches, including padding.
+        flops: Floating-point operations of a step on all devices together, with the outer step divided by the number
+            of inner steps. Recomputation is not counted (PaLM's definition, arXiv 2204.02311).
+        device_hours: Hours of computation of the whole run at the stated utilization, summed over all devices;
+            communication and casts are not counted.
+        exchange: Seconds that every device communicates in a step: ``weights``, ``gradients``, ``activations`` and
+            their ``total``.
+        compute: Seconds that every device computes in a step at the stated utilization.
+        cast: Bytes that one device reads and writes in a step to convert weights and gradients between float32 and
+            half precision.
+        outer: Size and costs of an outer step in instruction optimization; None for instruction tuning.
     """
 
     parameters: int
@@ -73,7 +78,7 @@ class ResourcePlan:
 
     @property
     def memory(self) -> Memory:
-        """Peak memory with the configuration's recomputation."""
+        """Peak memory of one device, in bytes by kind, with the configuration's recomputation."""
         return self.memories[self.recomputation]
 
     @property
@@ -223,7 +228,7 @@ def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
 
 
 def cast_bytes(model: PreTrainedModel, layout: Layout, *, batches: int, recomputed: float) -> int:
-    """Return the bytes that a step moves to convert weights and gradients between types.
+    """Return the bytes that one device reads and writes in a step to convert weights and gradients between types.
 
     Each conversion reads one type and writes the other. Autocast converts float32 weights in the forward pass of every
     batch, again where blocks are recomputed, and every batch's gradients back. Master weights are rounded into the

@@ -30,13 +30,13 @@ from .scorer_models import build_scorer, require_scorer
 
 
 class PairCuts(NamedTuple):
-    """Numbers of scored pairs, and of those that were cut because they were longer than the limit.
+    """Numbers of scored pairs of instruction and response, and of those that were cut because they were too long.
 
     Args:
-        pairs: Number of scored pairs.
-        cut: Pairs that were cut.
-        response_cut: Pairs that lost a part of the response.
-        equal: Pairs that became equal to another pair by being cut, and so have the same score.
+        pairs: Number of scored pairs; equal pairs of one call count once.
+        cut: Number of pairs that were cut.
+        response_cut: Number of pairs that lost a part of the response, included in `cut`.
+        equal: Number of pairs that became equal to another pair by being cut, and so have the same score.
     """
 
     pairs: int = 0
@@ -48,19 +48,22 @@ class PairCuts(NamedTuple):
 class CrossEncoder:
     """Scores and ranks responses to instructions with a trained scorer, without Lightning.
 
+    ``CrossEncoder.from_pretrained(name)`` loads a scorer and its tokenizer. Then ``score`` returns the scores of pairs
+    of instruction and response, and ``rank`` sorts the responses to one instruction.
+
     Distinct instructions are tokenized once, and distinct pairs are scored once. Pairs are processed longest first, in
     forward passes of at most `tokens_per_forward` tokens, without padding if the model can read packed pairs (the
     families of BERT, RoBERTa and ELECTRA). A pair's score does not depend on the other pairs. An empty response is
     allowed.
 
     A pair longer than `max_length` is cut, never dropped. By default the instruction loses its middle, and the response
-    is kept whole. If the response alone exceeds `max_length`, only its beginning is left. ``cuts`` counts both over all
-    calls since ``forget_cuts``, and each call that cuts warns. Pairs of different instructions that are equal once they
-    are cut have equal scores; the warning names their number.
+    is kept whole. If the response alone exceeds `max_length`, only its beginning is left. Different pairs that are
+    equal once they are cut have equal scores. Each call that cuts a pair warns with the numbers.
 
     Args:
         model: From ``build_scorer``, or a sequence-classification model of one output with
-            ``attn_implementation="document"``.
+            ``attn_implementation="document"``, an attention of this project; importing
+            ``crosstask.lightning_modules.attention`` registers it with transformers.
         tokenizer: Tokenizer of the model.
         max_length: Largest number of tokens of a pair, including special tokens; at most the model's number of
             positions.
@@ -70,6 +73,10 @@ class CrossEncoder:
         chat: Whether a pair is rendered by the tokenizer's chat template as a user's message and its answer, as for
             reward models of chat models.
         tokens_per_forward: Largest number of tokens in a forward pass. A longer pair has a pass to itself.
+
+    Attributes:
+        cuts: Numbers of pairs over all calls of ``score`` and ``rank`` since ``forget_cuts``: scored, cut, cut in the
+            response, and equal to another pair after the cut.
     """
 
     def __init__(
@@ -158,7 +165,7 @@ class CrossEncoder:
         self.cuts, self.cut_pairs = PairCuts(), CutTexts()
 
     def score(self, instructions: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """Return the scores [n] of n pairs, in their order, on the CPU.
+        """Return the scores [n] of n pairs (instruction i, response i), in their order, on the CPU; higher is better.
 
         Raises:
             ValueError: There are not as many responses as instructions, or a score is not finite.
@@ -175,7 +182,9 @@ class CrossEncoder:
         return scores[wanted]
 
     def rank(self, instruction: str, responses: Sequence[str]) -> list[tuple[int, float]]:
-        """Return (index, score) of every response, the best first; equal scores keep the order of the responses.
+        """Return (index in `responses`, score) of every response to an instruction, the highest score first.
+
+        Responses with equal scores keep their order.
 
         Raises:
             ValueError: There is no response to rank.

@@ -160,10 +160,12 @@ def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str])
     Args:
         model: Model with allocated parameters.
         folder: Folder of safetensors.
-        names: Stored name of each parameter, from ``stored_names``.
+        names: Stored name of each parameter, from ``stored_names``, which must be called before the model is sharded;
+            for a model with adapters, passed through ``beside_adapters``.
 
     Raises:
-        ValueError: The folder lacks parameters of the model, or has other shapes; with the first of them.
+        ValueError: The folder lacks parameters of the model, or their shapes differ. The message names the first such
+            parameter.
     """
     require_stored(model, folder, names)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
@@ -178,10 +180,10 @@ def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str
     Args:
         model: The model, whose parameters may be empty.
         folder: Folder of safetensors.
-        names: Stored name of each parameter, from ``stored_names``.
+        names: Stored name of each parameter, as in ``load_weights``.
 
     Raises:
-        ValueError: Names the first of them.
+        ValueError: There are such weights; the message names the first.
     """
     states = model.state_dict(keep_vars=True).items()
     # Adapters are not stored with the frozen weights.
