@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..evaluation.few_shot import most_fitting, shared_demonstrations
+from ..evaluation.few_shot import shared_demonstrations
+from ..evaluation.prompt_lengths import PromptLengths, most_fitting
 from ..packing.collate import CausalRows, Seq2SeqRows
 from ..rendering.demonstrations import POOL_SIZE, solved_text, with_demonstrations, without_example
 from ..rendering.example_cache import ExampleSubset
@@ -85,6 +86,7 @@ class FewShotLevels:
     ) -> None:
         self.preparation, self.shots, self.pools = preparation, shots, pools
         self.inner_form, self.outer_form = inner_form, outer_form
+        self._lengths = PromptLengths(preparation)
         self.unused: Counter[str] = Counter()
         self.usable = {task.name: self._usable(task, examples) for task, examples in inner}
         self.outer_pools = {task.name: self._outer_pool(task, examples) for task, examples in outer}
@@ -183,8 +185,6 @@ class FewShotLevels:
             separator = self.shots.outer_separator
             return with_demonstrations(self.outer_form, task, example, shown[:shots], generator, separator)
 
-        return prompt(most_fitting(len(shown), lambda shots: self._fits(prompt(shots))))
-
-    def _fits(self, prompt: Prompt) -> bool:
-        [source] = self.preparation.tokenize_sources([prompt])
-        return len(source) <= self.shots.longest_source
+        query = self.outer_form.parts(task, example, generator()).query
+        fits = self._lengths.fits(self.shots.longest_source, query)
+        return prompt(most_fitting(len(shown), lambda shots: fits(prompt(shots))))

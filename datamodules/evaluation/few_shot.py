@@ -1,8 +1,9 @@
 """Few-shot prompts of evaluation: one set of demonstrations for all examples of a task, as many of them as fit."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from ..benchmarks import Split
@@ -14,6 +15,7 @@ from ..rendering.skipped_examples import skip_reason
 from ..schema import Example, Prompt, Task
 from ..splits import InstanceSplit, answered_texts, prompt_keys
 from ..storage.preparation import Preparation
+from .prompt_lengths import PromptLengths, most_fitting
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class FewShotPreparation(Preparation):
         def prompt(number: int) -> Prompt:
             return self.render_after(task, example, demonstrations[:number], self.separator)
 
-        fitting = most_fitting(len(demonstrations), lambda number: self._fits(prompt(number)))
+        fits = self._lengths.fits(self.room, self.query(task, example))
+        fitting = most_fitting(len(demonstrations), lambda number: fits(prompt(number)))
         self.counts_by_shots[shots, fitting] += 1
         return prompt(fitting)
 
@@ -89,13 +92,14 @@ class FewShotPreparation(Preparation):
             return 0
         return max(self.shots - len(_published(task)), 0)
 
-    def _fits(self, prompt: Prompt) -> bool:
-        (source,) = self.tokenize_sources([prompt])
-        return len(source) <= self.room
+    @cached_property
+    def _lengths(self) -> PromptLengths:
+        return PromptLengths(self)
 
     def _demonstrations(self, task: Task, example: Example) -> list[Example]:
         if task.name not in self._pools:
             self._pools.clear()  # tasks are rendered one after another: one pool at a time is in memory
+            self._lengths.clear()
             self._pools[task.name] = self._pool(task)
         first, pool = self._pools[task.name]
         drawn = shared_demonstrations(pool, task.name, example.template, self.shots, seed=self.seed)
@@ -148,25 +152,6 @@ def shared_demonstrations(
     like = Example(task, "", -1, "", (), template=template)
     rng = rendering_rng(seed, task, f"demonstrations {template}", DEMONSTRATION_STREAM)
     return choose_demonstrations(pool, like, number, rng)
-
-
-def most_fitting(number: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number of demonstrations, at most `number`, with which a prompt fits; 0 if none does.
-
-    Args:
-        number: Number of demonstrations to try first.
-        fits: Function from a number of demonstrations to whether the prompt fits.
-
-    >>> most_fitting(9, lambda number: number <= 4)
-    4
-    """
-    fitting, too_many = 0, number
-    if fits(too_many):
-        return too_many
-    while too_many - fitting > 1:  # bisection: `fitting` demonstrations fit, or none does; `too_many` do not
-        middle = (fitting + too_many) // 2
-        fitting, too_many = (middle, too_many) if fits(middle) else (fitting, middle)
-    return fitting
 
 
 def reserved_from(evaluated: int, held_back: int) -> int:

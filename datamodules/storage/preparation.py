@@ -197,6 +197,13 @@ class Preparation:
             )
         return with_demonstrations(form, task, example, demonstrations, generator, separator, suffix_loss=suffix_loss)
 
+    def query(self, task: Task, example: Example) -> str:
+        """Return the text with which the few-shot prompt of an example ends; empty for a conversation."""
+        form = self._form(example)
+        if isinstance(form, ChatPrompt):
+            return ""
+        return form.parts(task, example, rendering_rng(self.seed, task.name, example.id)).query
+
     def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
         """Tokenize prompts with their targets, as for training; conversations are rendered by the chat template.
 
