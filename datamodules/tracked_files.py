@@ -4,6 +4,8 @@ Benchmark readers call ``note`` for what they open: ``data_files`` and ``file_di
 files by themselves. Outside of a ``with noting()`` block, notes are dropped.
 """
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +16,10 @@ _noted: ContextVar[tuple[set[str], ...]] = ContextVar("noted", default=())
 PACKAGE = Path(__file__).absolute().parents[1]
 
 Stamp = list[int] | None
-"""[size, modification time in ns] of a file, [modification time in ns] of a folder; None if it does not exist."""
+"""[size, modification time in ns] of a file, [number computed from the names in it] of a folder; None if there is none.
+
+A folder's time would not do: it changes with every temporary file that an editor or a shell makes beside the data.
+"""
 
 
 @contextmanager
@@ -70,7 +75,15 @@ def is_current(stamped: Mapping[str, Stamp]) -> bool:
 
 def _stamp(path: Path) -> Stamp:
     try:
+        if path.is_dir():
+            return [_number_of_names(path)]
         status = path.stat()
     except OSError:
         return None
-    return [status.st_mtime_ns] if path.is_dir() else [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _number_of_names(folder: Path) -> int:
+    """Return a number of 52 bits that changes with the names in a folder; hidden ones are ignored."""
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    return int(hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()[:13], 16)

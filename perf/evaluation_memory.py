@@ -32,6 +32,7 @@ from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.writer import write_toybench
 
 ROWS = {"cnn_dailymail": 11_490, "anli_r3": 1_200}
+ROWS_FILE = "data/rows/test.jsonl"  # two folders below the temporary one: a start watches those above a data file
 TEMPLATES = {"cnn_dailymail": "cnn_dailymail_3.0.0", "anli_r3": "anli"}
 
 
@@ -54,7 +55,7 @@ def write_rows(path: Path, case: str, number: int) -> None:
 def start(case: str, home: Path) -> None:
     """Open the evaluation, and print seconds (of the wall, of a processor), MiB above the imports, and prompts."""
     before, began, worked = peak(), time.perf_counter(), time.process_time()
-    rows = {case: RowSource(source=str(home / "rows.jsonl"), templates=TEMPLATES[case])}
+    rows = {case: RowSource(source=str(home / ROWS_FILE), templates=TEMPLATES[case])}
     ranked = case == "anli_r3"
     data = InstructionTuningDataModule(
         PromptSource("$CROSSTASK_DATA/promptsource/templates", rows, prompts="all", split="test"),
@@ -89,7 +90,8 @@ def main() -> None:
         home = Path(scratch)
         write_toybench(home / "toybench", instances=101)
         shutil.copytree(home / "toybench/tokenizer", home / "tokenizer")
-        write_rows(home / "rows.jsonl", settings.case, settings.rows or ROWS[settings.case])
+        (home / ROWS_FILE).parent.mkdir(parents=True)
+        write_rows(home / ROWS_FILE, settings.case, settings.rows or ROWS[settings.case])
         command = [sys.executable, __file__, settings.case, "--home", str(home)]
         results = [json.loads(subprocess.check_output(command).splitlines()[-1]) for _ in range(2)]
     for name, result in zip(("the first start", "a later start"), results, strict=True):

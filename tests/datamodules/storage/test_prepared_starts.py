@@ -13,6 +13,7 @@ from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructio
 from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FileTasks, FlanRows, PretrainingText
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.storage.object_digests import declared_state
+from crosstask.datamodules.tracked_files import is_current, path_stamps
 
 Make = Callable[..., InstructionTuningDataModule]
 
@@ -194,3 +195,17 @@ def test_arguments_are_equal_if_their_values_are(data: Path) -> None:
     held = Held()
     assert declared_state(held) is None
     held.file.close()
+
+
+def test_files_beside_the_data_do_not_matter(data: Path) -> None:
+    """Editors and shells make and remove files in the folders above the data; a new file of data is noticed."""
+    path = sorted((data / "tasks").iterdir())[0]
+    stamped = path_stamps([str(path)], store=data / "store")
+    assert {Path(name) for name in stamped} == {path, path.parent, data}
+    assert is_current(stamped)
+    (data / ".swap").touch()
+    (data / "tasks/draft").touch()
+    (data / "tasks/draft").unlink()
+    assert is_current(stamped)
+    (data / "tasks/task9.json").touch()
+    assert not is_current(stamped)
