@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from ...messages import expanded, kind, nearest
@@ -17,6 +18,12 @@ from ...schema import Task
 from ...yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "data" / "dataset_identities.yaml"
+
+
+SHORTEST_JOINED = 4
+"""Characters of a name that may be written in several words: "cb" is no dataset in "task_c_b"."""
+
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class DatasetIdentities:
     Args:
         file: File that the table was read from, for errors.
         names: All identities.
-        phrases: Identity of each listed name; names are spelled as ``source_key`` returns them.
+        phrases: Identity of each listed name; names are spelled as ``source_key`` returns them, with underscores and
+            without.
     """
 
     file: Path
@@ -56,7 +64,7 @@ class DatasetIdentities:
         for identity, names in content.items():
             if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
                 raise ValueError(f"{path}: {identity} should have a list of names, got {kind(names)}")
-            for phrase in map(source_key, names):
+            for phrase in chain.from_iterable(map(_spellings, names)):
                 if phrases.get(phrase, identity) != identity:
                     raise ValueError(f"{path}: the name {phrase!r} is of {phrases[phrase]} and of {identity}")
                 phrases[phrase] = identity
@@ -65,15 +73,24 @@ class DatasetIdentities:
     def identity(self, name: str) -> str | None:
         """Return the dataset mentioned in the name of a task or source, matched on whole words; None if it is unknown.
 
-        The longest match wins; ties go to the leftmost.
+        Names differ in how they separate words: "arc_easy" is "ARC-Easy", "arcEasy" and "arceasy", too. The match of
+        the most words wins; ties go to the leftmost. Capitals within a word separate words only if nothing matches
+        otherwise.
 
-        >>> DatasetIdentities.read().identity("task380_boolq_yes_no_question")
-        'boolq'
+        >>> table = DatasetIdentities.read()
+        >>> [table.identity(name) for name in ("task380_boolq_yes_no_question", "anliR1", "arceasy")]
+        ['boolq', 'anli', 'arc']
         """
-        words = source_key(name).split("_")
+        return self._mentioned(source_key(name)) or self._mentioned(source_key(_CAPITAL.sub("_", name)))
+
+    def _mentioned(self, key: str) -> str | None:
+        words = key.split("_")
         for length in range(len(words), 0, -1):
             for start in range(len(words) - length + 1):
-                if identity := self.phrases.get("_".join(words[start : start + length])):
+                run = words[start : start + length]
+                joined = "".join(run)
+                identity = self.phrases.get("_".join(run))
+                if identity or (len(joined) >= SHORTEST_JOINED and (identity := self.phrases.get(joined))):
                     return identity
         return None
 
@@ -112,6 +129,11 @@ class DatasetIdentities:
 def shipped_identities() -> DatasetIdentities:
     """Return the table that is installed with the package; it is read once."""
     return DatasetIdentities.read()
+
+
+def _spellings(name: str) -> tuple[str, str]:
+    key = source_key(name)
+    return key, key.replace("_", "")
 
 
 def source_key(source: str) -> str:

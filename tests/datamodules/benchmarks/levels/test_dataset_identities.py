@@ -92,23 +92,29 @@ def test_the_longest_run_of_words_decides_and_then_the_first() -> None:
         "squad_v2", "squadshifts", "lama", "squad_v1", None
     ]  # fmt: skip
     assert table.identity("cbt_raw") is None
+    assert [table.identity(name) for name in ("task_c_b", "arcane", "r_a_c_e", "mArceasy")] == [
+        None,
+        None,
+        "race",
+        "arc",
+    ]
     assert table.identity("Story Cloze (Dataset - https://cs.rochester.edu/nlp/rocstories/)") == "story_cloze"
 
 
 FOLDERS = {
-    "anli": "ANLI-R3 facebook/anli adversarial_nli",
-    "arc": "ARC-Challenge arc-e AI2ARC allenai/ai2_arc",
+    "anli": "ANLI-R3 facebook/anli adversarial_nli anliR1 anlir2",
+    "arc": "ARC-Challenge arc-e AI2ARC allenai/ai2_arc arceasy arcChallenge",
     "banking77": "BANKING77 PolyAI/banking77",
     "big_bench_hard": "bbh BIG-Bench-Hard lukaemon/bbh",
     "blended_skill_talk": "BlendedSkillTalk blended-skill-talk",
-    "boolq": "BoolQ google/boolq bool-q",
+    "boolq": "BoolQ google/boolq bool-q boolQ superGlueBoolQ",
     "cb": "CB commitment_bank CommitmentBank",
     "civil_comments": "CivilComments civil-comments jigsaw_toxicity",
     "cnn_dailymail": "CNN/DailyMail cnn-dm CNNDM abisee/cnn_dailymail cnn_daily_mail",
     "copa": "COPA superglue/copa",
     "crows_pairs": "CrowS-Pairs crowspairs",
     "gsm8k": "GSM8K openai/gsm8k grade-school-math",
-    "mmlu": "MMLU cais/mmlu hendrycks_test hendrycksTest-anatomy",
+    "mmlu": "MMLU cais/mmlu hendrycks_test hendrycksTest-anatomy MMLUPro",
     "mnli": "MultiNLI_1.0 mnli-mm nyu-mll/multi_nli",
     "multirc": "MultiRC eraser_multi_rc",
     "multiwoz": "MultiWOZ_2.1 MultiWOZ2.2 multi_woz_v22",
@@ -118,12 +124,12 @@ FOLDERS = {
     "schema_guided_dialogue": "sgd dstc8-schema-guided-dialogue schema_guided_dstc8",
     "squad_v1": "SQuAD rajpurkar/squad SQuADv1.1 squad-1.1",
     "squad_v2": "SQuAD-2.0 SQuADv2 rajpurkar/squad_v2",
-    "story_cloze": "StoryCloze ROCStories story_cloze_2016",
+    "story_cloze": "StoryCloze ROCStories story_cloze_2016 storyCloze",
     "terms_of_service": "terms_of_service unfair_tos",
     "tweet_eval_hate": "tweet_eval-hate hateval2019",
     "wino_bias": "WinoBias wino-bias",
     "winogender": "winogender-schemas AX-g",
-    "winogrande": "WinoGrande winogrande_xl wino_grande",
+    "winogrande": "WinoGrande winogrande_xl wino_grande winoGrandeXL",
     "wsc": "WSC wsc.fixed",
     "wsc273": "WSC-273 winograd_wsc",
 }
