@@ -195,6 +195,8 @@ class FLAN(Benchmark):
 
     def _declared(self, name: str) -> FlanRows:
         if name not in self.rows:
+            if reason := self.left_out().get(name):
+                raise MissingFiles(reason)
             raise ValueError(f"no such task among {len(self.rows)}; {nearest(name, self.rows)}")
         return self.rows[name]
 

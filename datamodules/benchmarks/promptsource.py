@@ -24,7 +24,7 @@ import yaml
 from ..data_files import format_of, read_text, task_name_of
 from ..file_digests import file_digest
 from ..folder_files import files_below
-from ..messages import existing_folder, expanded, kind, nearest, some
+from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from ..yaml_files import UniqueKeys, parse_yaml
@@ -223,6 +223,8 @@ class PromptSource(Benchmark):
 
     def _source(self, name: str) -> RowSource:
         if name not in self._rows:
+            if self.rows_folder and name in self.datasets():
+                raise MissingFiles(self.left_out()[name])
             raise ValueError(f"no such task among {len(self._rows)}; {nearest(name, self._rows)}")
         return self._rows[name]
 

@@ -1,5 +1,6 @@
 """The recipes of configs/evaluation on real files, wherever CROSSTASK_DATA points, with a tiny model, offline."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -51,6 +52,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder, with ANLI as `crosstask download` writes it, from upstream's analysis of half of its rows."""
+    real, folder = Path(os.environ["CROSSTASK_DATA"]), tmp_path_factory.mktemp("data")
+    for path in real.iterdir():
+        (folder / path.name).symlink_to(path)
+    for number in (1, 2, 3):
+        if not (to := folder / f"anli_r{number}/validation.jsonl").exists():
+            to.parent.mkdir()
+            with (real / f"anli/ANLI_analysis_r{number}_dev.csv").open(encoding="utf-8", newline="") as file:
+                rows = [
+                    [row["context"], row["statement"], "enc".index(row["gold_label"])] for row in csv.DictReader(file)
+                ]
+            columns = ("premise", "hypothesis", "label")
+            to.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def data_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSTASK_DATA", str(data))
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -43,6 +43,10 @@ def test_rows_below_templates_are_the_tasks_and_the_others_are_reported(tmp_path
     assert flan.task_names("train") == ["rte"]
     assert len(list(flan.examples("rte"))) == 1
     assert flan.left_out()["cb"] == f"no rows in {tmp_path / 'flan/rows'}"
+    with pytest.raises(MissingFiles, match="flan, task cb: no rows in"):
+        flan.task("cb")  # a table of evaluation reports it as missing
+    with pytest.raises(ValueError, match=r"flan, task cbb: no such task among 1"):
+        flan.task("cbb")
     with pytest.raises(ValueError, match="rows and rows_folder both name the rows"):
         FLAN("templates.py", rows={}, rows_folder="rows")
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import crosstask
-from crosstask.datamodules.benchmarks.flan import FLAN, FlanRows
+from crosstask.datamodules.benchmarks.flan import FLAN
 from crosstask.datamodules.benchmarks.flan_datasets import answered_row, flan_datasets, separate_rows
 from crosstask.datamodules.benchmarks.levels.taxonomy import shipped_taxonomy
 from crosstask.datamodules.benchmarks.rows.column_mappings import recipe_value
@@ -65,19 +65,18 @@ def test_every_dataset_has_a_category_and_templates_under_upstreams_key() -> Non
         assert shipped_taxonomy().category("flan", name)
 
 
-def test_the_recipe_of_table_11_reads_upstreams_file(tmp_path: Path) -> None:
+def test_the_recipe_of_table_11_reads_what_is_downloaded(tmp_path: Path) -> None:
+    """Upstream's templates, and rows in the form of the hub in the files of `crosstask download flan`."""
     collection = yaml.safe_load(RECIPE.read_text())["data"]["init_args"]["benchmark"]["init_args"]
     settings = collection["collections"]["flan"]["init_args"]
-    rows = {}
-    for name in settings["rows"]:
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps([hub_rows()[name]["row"]]))
-        rows[name] = FlanRows(str(path))
-    flan = FLAN(**{**settings, "templates": str(templates_in_upstreams_form(tmp_path)), "rows": rows})
-    assert [f"flan/{name}" for name in flan.task_names("test")] == sorted(
-        name for column in collection["expected"] for name in column["tasks"]
-    )
-    for name in rows:
+    names = sorted(name.partition("/")[2] for column in collection["expected"] for name in column["tasks"])
+    (tmp_path / "rows/test").mkdir(parents=True)
+    for name in names:
+        (tmp_path / f"rows/test/{name}.jsonl").write_text(json.dumps(hub_rows()[name]["row"]) + "\n")
+    paths = {"templates": str(templates_in_upstreams_form(tmp_path)), "rows_folder": str(tmp_path / "rows")}
+    flan = FLAN(**{**settings, **paths})
+    assert flan.task_names("test") == names
+    for name in names:
         examples = list(flan.examples(name))
         assert len(examples) == 10
         assert {example.skipped for example in examples} == {""}
