@@ -177,16 +177,26 @@ def test_the_first_step_of_a_process_holds_what_the_next_one_does() -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("model", "nodes", "fits"), [("30b", 8, True), ("175b", 16, True), ("175b", 2, False)])
+@pytest.mark.parametrize(
+    ("model", "nodes", "fits"),
+    [("30b", 8, True), ("max_30b", 8, True), ("175b", 16, True), ("max_175b", 16, True), ("175b", 2, False)],
+)
 def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -> None:
     """OPT-IML, Table 3: 30B on 64 and 175B on 128 A100-40GB; 16 are too few for 175B."""
-    words = [f"--config=papers/opt_iml_{model}", f"--config=models/opt_{model}_random"]
+    words = [f"--config=papers/opt_iml_{model}", f"--config=models/opt_{model.removeprefix('max_')}_random"]
     words += ["--trainer.devices=8", f"--trainer.num_nodes={nodes}"]
     plan = plan_of(words, gibibytes=40)
     assert plan.fits is fits
     assert min(size for memory in plan.memories.values() for size in memory) >= 0
     assert plan.memories[False].total > 40 * 2**30  # none fits with all activations kept
     assert (plan.least is not None) is fits
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["opt_iml_1.3b", "opt_iml_max_1.3b"])
+def test_opt_iml_1_3b_fits_one_device_with_all_activations(name: str) -> None:
+    words = [f"--config=papers/{name}", "--config=models/opt_1.3b_random"]
+    assert plan_of(words, gibibytes=80).memories[False].total < 80 * 2**30
 
 
 @pytest.mark.distributed
