@@ -14,7 +14,7 @@ import yaml
 from ...callbacks.report.predictions import find_predictions
 from ...datamodules.atomic_files import write_whole
 from ...datamodules.data_files import read_json
-from ...datamodules.messages import nearest, some
+from ...datamodules.messages import some
 from ...datamodules.worker_processes import run_command
 from .config_names import composed_settings, merged
 from .recipe_runs import INPUTS, require_same_settings, run_inputs
@@ -77,7 +77,7 @@ def sweep_runs(
     """
     for name in arms:
         if name not in sweep.arms:
-            raise ValueError(f"the sweep has no arm {name!r}; {nearest(name, sweep.arms)}")
+            raise ValueError(f"the sweep has no arm {name!r}; there are {', '.join(sweep.arms)}")
     common = merged(composed_settings(sweep.recipe), sweep.settings)
     for config in configs:
         common = merged(common, composed_settings(config))

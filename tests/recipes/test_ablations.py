@@ -84,3 +84,8 @@ def test_the_pooled_means_of_table_5_order_the_proportions_as_the_paper_does() -
 def test_the_row_of_4096_is_the_baseline_of_the_dialogue_table() -> None:
     caps, dialogue = published("caps")["4096"], published("dialogue")["none"]
     assert caps == {column: numbers for column, numbers in dialogue.items() if column != "Average"}
+
+
+def test_an_unknown_arm_is_named_with_the_arms_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the sweep has no arm '99'; there are 128, 256, 512, .*16384"):
+        sweep_runs(ablation("caps"), tmp_path, arms=["99"])
