@@ -1,8 +1,9 @@
 """Choose among sampled responses by a scorer and by other methods.
 
-It prints the scores of each method's choices against the references. Without --scorer only the other methods are
-compared. An interrupted run resumes when the command is run again. The processes of a job (torchrun, or tasks of SLURM
-or its arrays) share the examples that the scorer reads.
+It prints the ROUGE-L of each method's choices against the references. The methods are the scorer, the language model's
+likelihood, self-consistency, minimum Bayes risk, and each decoding by itself. Without --scorer, those that need no
+scorer are compared. An interrupted run resumes when the command is run again. The processes of a job (torchrun, or
+tasks of SLURM or its arrays) share the examples that the scorer reads.
 
 Example:
     crosstask select --config examples.yaml --samples '[runs/samples/model-0000-of-0001.jsonl]' --scorer runs/scorer \\
@@ -84,8 +85,8 @@ def select_samples(
         samples: JSONL files of responses, e.g. from `crosstask samples`, or folders of them.
         output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example), which
             are never overwritten, and of ``scores``, the scorer's scores, a file for each process.
-        scorer: Hub name or folder of a trained scorer, with its calibration if the folder has one; null compares only
-            the other methods.
+        scorer: Hub name or folder of a trained scorer, with its calibration if the folder has one; null compares
+            only the methods that need none.
         max_length: Maximum number of tokens of an instruction and a response together; longer pairs are truncated.
         truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side, as in
             Cappy's released program.

@@ -36,7 +36,8 @@ class Instances:
             of its file; a task that also trains on a random choice.
         test_of: The same for tasks of single collections of a ``Bench``.
         held_out_share: Largest share of a training task's instances that it holds out for test, and again for
-            validation. It leaves small tasks something to train on. Null holds out the numbers above whatever the size.
+            validation, so that small tasks keep instances to train on. Null holds out the numbers of `validation` and
+            `test` whatever the size.
         every_prompt: Whether all templates of a training instance are trained, as in T0's mixture and Cappy's
             pretraining. If false, a task has as many training prompts as instances, as in OPT-IML.
     """

@@ -22,7 +22,7 @@ class Option(NamedTuple):
         name: Name without dashes; a field of a dataclass has a dot, e.g. ``examples.seed``.
         type: Type annotation.
         default: Default as YAML; None if the option is required.
-        sentence: Its text in the docstring's ``Args:``.
+        sentence: Text of the option in the docstring's ``Args:``.
     """
 
     name: str

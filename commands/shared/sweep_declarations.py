@@ -38,7 +38,7 @@ class Sweep:
     Args:
         title: Heading of the report.
         recipe: YAML of ``crosstask fit``, by path or by name.
-        arms: Settings of each arm that override the recipe's, by its name. The other arms are compared with the first.
+        arms: By the name of an arm, its settings that override the recipe's. Others are compared with the first arm.
         settings: Settings that override the recipe's in all arms.
         stage: Stage that is evaluated: ``validation`` or ``test``.
         by: Columns over which scores are averaged: ``category`` or ``benchmark``.

@@ -29,7 +29,7 @@ class AdaptedTasks:
         about: Settings and costs of each scorer, by its name.
         responses: Test instances of all tasks with their responses.
         scored: The responses with their scores, in the same order.
-        failed: Reason of each failed task.
+        failed: By the name of a task that failed, the reason.
         untested: Number of sampled test instances that were not tested.
         replaced: Whether an earlier report may be replaced: false if a task was finished with other settings.
     """

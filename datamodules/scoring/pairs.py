@@ -142,7 +142,8 @@ class UnlabelledExample(NamedTuple):
         example: The example.
         instruction: Text of its rendered instruction.
         samples: Responses to it, sampled from language models.
-        rng: Random generator that draws its mismatches.
+        rng: Random generator that draws its mismatches, i.e. references of other examples that serve as wrong
+            responses.
     """
 
     example: Example

@@ -27,7 +27,13 @@ SPARE = 8
 
 
 class SampledPrompt(NamedTuple):
-    """Example to sample responses for, and the text of its prompt (`source`)."""
+    """Example to sample responses for, with its prompt.
+
+    Args:
+        task: Task of the example.
+        example: The example.
+        source: Text of the prompt that the language model reads.
+    """
 
     task: Task
     example: Example

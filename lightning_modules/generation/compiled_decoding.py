@@ -44,7 +44,7 @@ class RowLayer(StaticLayer):
 
 
 class CompiledPrompts(RunningPrompts):
-    """A batch of prompts, as ``RunningPrompts``, whose steps have one shape, so that they are compiled once.
+    """Generates the answers to a batch of prompts as ``RunningPrompts`` does, by steps of one shape, compiled once.
 
     Each sample of an answer is a row, with its tokens in the columns of their positions. Rows that have ended are
     computed until waiting prompts take their places. Greedy steps do not wait for the device: which rows have ended is
@@ -52,8 +52,8 @@ class CompiledPrompts(RunningPrompts):
 
     Args:
         places: Largest number of prompts at a time, a power of two for few compilations.
-        columns: Tokens of the longest prompt and its answer, likewise.
-        arguments: Those of ``RunningPrompts``.
+        columns: Largest number of tokens of a prompt and its answer together, a power of two, too.
+        arguments: Arguments of ``RunningPrompts``; keyword arguments are passed to it, too.
     """
 
     def __init__(self, *arguments: Any, places: int, columns: int, **settings: Any) -> None:

@@ -24,8 +24,8 @@ class OuterPasses(NamedTuple):
     """Numbers of passes through the model, and of vectors in memory, that computing one hypergradient takes.
 
     Args:
-        method: Name of the method.
-        vectors: Vectors of theta's size in memory at the peak, besides weights and Adam's moments.
+        method: Name of the method that approximates the hypergradient.
+        vectors: Number of vectors of theta's size in memory at the peak, besides weights and Adam's moments.
         outer: Number of passes of the outer batch.
         inner: Number of passes of the inner batch that differentiate with respect to theta.
         frozen: Number of passes of the inner batch that differentiate with respect to phi, with theta frozen.
@@ -118,8 +118,8 @@ def outer_plan(
     """Return size and cost of the outer steps that a configuration describes.
 
     Args:
-        arguments: Arguments of the module.
-        data: Arguments of the datamodule.
+        arguments: Arguments of the module, by name.
+        data: Arguments of the datamodule, by name.
         outer: Settings of the outer level.
         whole: The whole model on the meta device.
         counts: Returns the counts of `training_flops` for a number of rows.
@@ -186,9 +186,13 @@ def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedCon
 
 
 def outer_phases(phases: Phases, vectors: int) -> Phases:
-    """Return the peak memory of an outer step in each phase, from that of an inner step.
+    """Return the peak memory of one device in each phase of an outer step, from that of an inner step.
 
     In place of the gradients there are `vectors` vectors of their size, and the model's optimizer takes no step.
+
+    Args:
+        phases: Peak memory in each phase of a training step with the rows of a pass of the outer step.
+        vectors: Number of vectors of the size of the model's weights that computing a hypergradient holds.
     """
     gradients = max(memory.gradients for memory in phases.values())
     passes = {phase: memory for phase, memory in phases.items() if phase.part != "step"}

@@ -47,7 +47,7 @@ class Layout(NamedTuple):
         kind: single, ddp, sharded (FSDP1 and FSDP2), or zero_1, zero_2, zero_3 (DeepSpeed's stages).
         devices: Number of all devices.
         tensor_parallel: Number of devices that divide the matrices of one replica; only with sharded.
-        copies: Number of groups that each hold the whole model; only with sharded.
+        copies: Number of groups of devices whose shards together are the whole model; only with sharded.
         precision: The trainer's precision.
         compute_dtype: Type in which sharded gathers and computes; None for that of the parameters.
         offload: Whether optimizer states are in the host's memory, and with them the shards of sharded, or the

@@ -54,8 +54,8 @@ class TaskAccuracy(NamedTuple):
     """Accuracy on a task, in [0, 1].
 
     Args:
-        template_mean: Mean of the accuracies of its templates, as in the paper's text.
-        pooled: Accuracy over all (template, example) pairs, as in the released program.
+        template_mean: Mean of the accuracies of the task's templates, as in the text of Cappy's paper.
+        pooled: Accuracy over all (template, example) pairs, as in Cappy's released program.
         templates: Number of templates.
         questions: Number of (template, example) pairs.
     """

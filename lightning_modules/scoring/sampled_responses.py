@@ -27,7 +27,12 @@ UNNAMED = "unnamed decoding"
 
 
 class SampledResponses(NamedTuple):
-    """An example, rendered as a prompt, with the responses that language models have sampled; without scores."""
+    """An example, rendered as a prompt, with the responses that language models have sampled; without scores.
+
+    Args:
+        prompt: The example with its task and the text of its prompt.
+        samples: The responses, in the order of the sample files.
+    """
 
     prompt: SampledPrompt
     samples: Sequence[Sample]
@@ -105,7 +110,7 @@ def _named_by_generator(sample: Sample) -> Sample:
 
 
 def score_responses(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:
-    """Return a scorer's score of each response to each example.
+    """Return a scorer's score of each response to each example, in the order of the examples and their responses.
 
     White space around instructions is removed, as in the scorer's training.
     """
@@ -128,9 +133,9 @@ def to_scored_responses(
 
     Args:
         sampled: An example with its samples.
-        scores: Scores of the samples, by the scorer's name.
+        scores: By a scorer's name, its score of each sample, in their order.
         ranked: Names of scorers with a ranking loss, whose scores have no absolute level.
-        calibrations: Calibrations of scorers, by name.
+        calibrations: By a scorer's name, the map from its scores to correctness, for scorers that have one.
         rouge: Implementation of ROUGE-L, as in the module's `rouge`.
     """
     example = sampled.prompt.example

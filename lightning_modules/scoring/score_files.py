@@ -33,8 +33,8 @@ class ItemScores(NamedTuple):
     Args:
         scores: For each item, the score of each of its options or responses.
         cuts: Number of texts that were scored (pairs or prompts), and of those that were too long and were cut.
-        remainders: For each text that was cut, the digest of what remained, by the digest of the whole text. Equal
-            remainders of different texts have equal scores, and are counted.
+        remainders: For each text that was cut, the digest of what remained, by the digest of the whole text. Different
+            texts with equal remainders have equal scores; their number is ``cuts.equal``.
     """
 
     scores: list[list[float]]
@@ -72,7 +72,7 @@ class ScoreFiles(Generic[Item]):
         """Score this process's batches that no file has yet, and append them to its file.
 
         Args:
-            score: Returns the scores of some items.
+            score: Returns the scores of some items, in their order.
             progress: Called after each batch with the cumulative number of scored items of this process's share.
         """
         share, finished = self.starts[self.process.rank :: self.process.size], self._batches()
@@ -95,7 +95,7 @@ class ScoreFiles(Generic[Item]):
         return sum(min(ITEMS_AT_ONCE, len(self.items) - start) for start in share)
 
     def scores(self) -> ItemScores | None:
-        """Return the scores of all items; None while some are not scored yet."""
+        """Return the scores of all items, in their order; None while some are not scored yet."""
         finished = self._batches()
         if len(finished) < len(self.starts):
             return None

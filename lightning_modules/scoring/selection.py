@@ -35,9 +35,10 @@ class ScoredResponses(NamedTuple):
         task: Name of the example's task.
         id: Id of the example.
         samples: The responses. Among equally good ones a method selects the first.
-        quality: float64 [n], ROUGE-L against the references, in [0, 1].
-        scores: float64 [n], scores by the scorer's name.
-        votes: float64 [n] by name, weights of the responses in self-consistency and minimum Bayes risk.
+        quality: float64 [n], ROUGE-L of each response against the references, in [0, 1].
+        scores: By a scorer's name, float64 [n], its score of each response; higher is better.
+        votes: By the name of a row of the table of methods, float64 [n], the weight of each response in
+            self-consistency and minimum Bayes risk, at least 0.
         rouge: Implementation of ROUGE-L that computed the quality.
         unread: Whether ROUGE-L finds no words in the references, e.g. in text without Latin letters.
     """
@@ -69,12 +70,14 @@ class ScoredResponses(NamedTuple):
             example: Id of the example.
             samples: The responses.
             references: The references of the example.
-            scores: Scores of each scorer, by its name.
-            votes: Weights of the responses, by the name of their row.
+            scores: By a scorer's name, its score of each response.
+            votes: By the name of a row of the table of methods, the weight of each response in self-consistency and
+                minimum Bayes risk.
             rouge: Implementation of ROUGE-L.
 
         Raises:
-            ValueError: There is no response, or there are not as many scores as responses.
+            ValueError: There is no response, there are not as many scores as responses, or a scorer has the name of
+                another row of the table.
         """
         if not samples:
             raise ValueError(f"{task} {example} has no responses to select from")
@@ -89,7 +92,11 @@ class ScoredResponses(NamedTuple):
         return cls(task, example, samples, quality, scores, votes, rouge, cannot_score(references, rouge))
 
     def likelihoods(self, *, mean: bool = False) -> Values:
-        """Return log-likelihoods [n], or their means over tokens; -inf if unknown."""
+        """Return the log-likelihood of each response, in nats, float64 [n]; -inf if unknown.
+
+        Args:
+            mean: Whether each is divided by the response's number of tokens.
+        """
         likelihoods = [
             -np.inf if one.log_likelihood is None else one.log_likelihood / (max(one.tokens or 1, 1) if mean else 1)
             for one in self.samples
@@ -99,10 +106,10 @@ class ScoredResponses(NamedTuple):
     def restricted(self, count: int, decoding: str = "nucleus") -> "ScoredResponses":
         """Return the first `count` samples of one decoding only, as in Cappy's Table 5 (1, 4 or all 17 responses).
 
-        With several generators, the first samples of each.
+        If several language models generated samples, the first `count` of each model remain.
 
         Raises:
-            ValueError: There are fewer samples.
+            ValueError: There are fewer samples of the decoding.
         """
         names = dict.fromkeys(sample.decoding for sample in self.samples)
         wanted = [decoding] if decoding in names else [name for name in names if name.endswith(f" {decoding}")]
@@ -243,8 +250,9 @@ def ranking_scores(responses: ScoredResponses) -> dict[str, Values]:
 def choices(responses: ScoredResponses) -> dict[str, int]:
     """Return the index of the response that each selection method chooses, by the method's name.
 
-    The name of a single decoding stands for its first sample. Among equal scores or votes, the first response is
-    chosen.
+    The methods are the single decodings (the decoding's first sample is chosen), self-consistency, minimum Bayes risk,
+    the language model's likelihoods and the scorers (``ranking_scores``), and self-consistency and minimum Bayes risk
+    weighted by each of ``responses.votes``. Among equal scores or votes, the first response is chosen.
     """
     weighted: dict[str, Callable[[ScoredResponses], int]] = {}
     for name in responses.votes:

@@ -30,7 +30,9 @@ def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
 class SelectionTable(NamedTuple):
     """Quality of the responses that each selection method chooses, as in Cappy's tables (arXiv 2311.06720).
 
-    Means are taken over the instances of a task, then over tasks.
+    Means are taken over the instances of a task, then over tasks. Beside the methods of ``choices``, the table has
+    ``random``, the mean quality of all responses, and ``oracle``, the quality of the best response. A single decoding
+    is a method that takes the first sample of one decoding, e.g. of greedy search.
 
     Args:
         methods: Names of the methods; single decodings first, the oracle last.
@@ -39,10 +41,11 @@ class SelectionTable(NamedTuple):
         high: float64 [methods], upper ends of the intervals.
         tasks: float64 [tasks, methods], mean quality on each task, in the order of `names`.
         names: Names of the tasks.
-        instances: Number of instances.
-        best_single: Name of the single decoding with the highest mean.
-        gains: Gain of each method over the best single decoding, paired by instance.
-        recovered: By scorer, the share of (oracle - best single decoding) that it gains; NaN if that difference is 0.
+        instances: Number of instances of all tasks.
+        best_single: Name of the single decoding with the highest mean; ``random`` if all instances have none in common.
+        gains: By method, its mean quality minus that of the best single decoding, paired by instance.
+        recovered: By scorer, its gain over the best single decoding, divided by the oracle's gain; NaN if the oracle
+            gains nothing.
         spearman: By scorer, the mean rank correlation with quality over instances whose quality varies; NaN if there
             are none.
         rank_correlations: Number of instances whose quality varies.
@@ -70,7 +73,8 @@ class SelectionTable(NamedTuple):
 def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
     """Compare selection methods by the quality of their choices, over all examples and with confidence intervals.
 
-    Methods that some examples lack, e.g. a decoding that others were not sampled with, are left out.
+    The methods are those of ``choices``, a random choice and an oracle. A method that some examples lack, e.g. a
+    decoding that they were not sampled with, is left out.
 
     Args:
         everything: The responses to each example, with their quality, scores and votes.
@@ -139,7 +143,7 @@ def mean_calibration_error(everything: Sequence[ScoredResponses], votes: str) ->
 
     Args:
         everything: The responses to each example, with their quality and votes.
-        votes: Name of the votes.
+        votes: Name of the votes, a key of ``ScoredResponses.votes``.
     """
     by_task: dict[str, list[ScoredResponses]] = {}
     for responses in everything:
