@@ -66,7 +66,7 @@ def read_sweep_runs(sweep: str, folder: Path) -> Results:
     results = Results()
     for arm in read_sweep(sweep).arms:
         for run in sorted((folder / folder_name(arm)).glob("seed-*")):
-            if not (run / "predictions/test.jsonl").is_file():
+            if not [*run.glob("**/predictions/test.jsonl")]:  # in a folder of its version where a run has a logger
                 continue
             _read_predictions(results, arm, int(run.name.removeprefix("seed-")), run)
             results.hours[arm] = results.hours.get(arm, 0.0) + sum(run_costs(run).values()) / 3600

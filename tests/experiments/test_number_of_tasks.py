@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from claims_results import arm_of
+from claims_results import arm_of, read_sweep_runs
 from number_of_tasks import SWEEP, answered, curves, table
 
 from crosstask.commands.shared.sweep_declarations import read_sweep
@@ -42,6 +42,14 @@ def test_arms_are_compared_on_the_instances_of_all(tmp_path: Path) -> None:
 
     unfinished = run(tmp_path / "64", {"a": 1.0})
     assert [row.task for row in answered({"64 tasks": unfinished, "256 tasks": many})] == ["a"]
+
+
+def test_results_are_read_from_runs_with_and_without_versions(tmp_path: Path) -> None:
+    run(tmp_path / "16-tasks/seed-0/version_1", {"a": 0.5})  # of a run with a logger
+    run(tmp_path / "64-tasks/seed-0", {"a": 0.25})
+    (tmp_path / "256-tasks/seed-0").mkdir(parents=True)  # not evaluated yet
+    results = read_sweep_runs(str(SWEEP), tmp_path)
+    assert results.systems == {"16 tasks, 0-shot": {0: {"a": 50.0}}, "64 tasks, 0-shot": {0: {"a": 25.0}}}
 
 
 def test_the_arms_are_the_papers_numbers_of_tasks() -> None:
