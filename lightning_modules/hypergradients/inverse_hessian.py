@@ -49,10 +49,13 @@ class LargestCurvature(NamedTuple):
     Args:
         value: The eigenvalue with its sign: the Rayleigh quotient x H x of a vector x of length 1.
         error: ||H x - value x|| / |value|. H has an eigenvalue within this relative distance of `value`.
+        magnitude: ||H x||, at most the largest magnitude of an eigenvalue. It is larger than |value| if eigenvalues of
+            both signs are about equally large, since they cancel in x H x.
     """
 
     value: float
     error: float
+    magnitude: float
 
 
 Method = Callable[[Vector, HessianProduct], Direction]
@@ -86,7 +89,7 @@ def neumann(
 
     Args:
         gamma: Step of the series. It converges for gamma < 2 / (largest eigenvalue of H) if H is positive definite.
-            "auto" is 0.9 / |largest curvature|, which takes 5 more Hessian products.
+            "auto" is 0.9 / (largest magnitude of an eigenvalue), whose estimate takes 5 more Hessian products.
         hessian_products: M; each product takes two inner passes with `finite_difference`.
         growth_limit: The series stops before a term that is longer than this multiple of the first term. The limit is
             above 1, since terms may grow a little if H is indefinite.
@@ -97,11 +100,11 @@ def neumann(
     largest = None
     if gamma == "auto":
         largest = largest_curvature(hessian_product, v)
-        if not largest.value:
+        if not largest.magnitude:
             raise ValueError(
                 "gamma auto found no curvature along v, where the inner loss is flat: set gamma to a number"
             )
-        gamma = 0.9 / abs(largest.value)
+        gamma = 0.9 / largest.magnitude
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
     step = gamma
@@ -125,17 +128,17 @@ def largest_curvature(hessian_product: HessianProduct, start: Vector, *, iterati
         start: First vector of the iteration; v for the Neumann series.
         iterations: Number of Hessian products.
     """
-    image, value, error = start, 0.0, 0.0
+    image, value, error, magnitude = start, 0.0, 0.0, 0.0
     for _ in range(iterations):
         length = norm(image)
         if not length:
-            return LargestCurvature(0.0, 0.0)
+            return LargestCurvature(0.0, 0.0, 0.0)
         vector = scaled(image, 1 / length)
         image = hessian_product(vector)
-        value = dot(vector, image)
+        value, magnitude = dot(vector, image), norm(image)
         apart = norm(add(image, vector, times=-value))
         error = apart / abs(value) if value else math.inf
-    return LargestCurvature(value, error)
+    return LargestCurvature(value, error, magnitude)
 
 
 def adam_preconditioned(

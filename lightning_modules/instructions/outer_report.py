@@ -28,7 +28,7 @@ def outer_numbers(diagnostics: Diagnostics) -> dict[str, float]:
     if diagnostics.curvature_ratio is not None:
         numbers["train/curvature_ratio"] = diagnostics.curvature_ratio
     if diagnostics.largest_curvature is not None and diagnostics.gamma is not None:
-        value, error = diagnostics.largest_curvature
+        value, error, _ = diagnostics.largest_curvature
         numbers |= {"train/gamma": diagnostics.gamma, "train/largest_curvature": value}
         numbers["train/largest_curvature_error"] = error
     if diagnostics.fd_relative_error is not None:
@@ -55,8 +55,9 @@ def outer_warnings(diagnostics: Diagnostics, method: str, *, rate: float) -> lis
     largest = diagnostics.largest_curvature
     if largest is not None and largest.error > UNRELIABLE:
         warnings.append(
-            f"gamma auto is estimated from a largest curvature of {largest.value:.2e} with a relative error of "
-            f"{largest.error:.0%}: set outer.gamma to a number below 2 / (largest eigenvalue of the inner Hessian)"
+            f"gamma auto is estimated from a Hessian product of length {largest.magnitude:.2e}, and the eigenvalue, "
+            f"{largest.value:.2e}, has a relative error of {largest.error:.0%}: set outer.gamma to a number below "
+            "2 / (largest eigenvalue of the inner Hessian)"
         )
     if largest is not None and largest.value < 0:
         warnings.append(

@@ -106,7 +106,7 @@ def test_gamma_auto_makes_the_series_converge(way: Callable) -> None:
     assert numbers.largest_curvature is not None
     assert 0.9 * 20 < numbers.largest_curvature.value <= 20 * (1 + 1e-6)
     assert numbers.largest_curvature.value * (1 + numbers.largest_curvature.error) >= 20 * (1 - 1e-6)
-    assert numbers.gamma == pytest.approx(0.9 / numbers.largest_curvature.value)
+    assert numbers.gamma == pytest.approx(0.9 / numbers.largest_curvature.magnitude)
     assert not numbers.stopped_early
     close(found.gradients[0], q.answer(torch.linalg.inv(q.H)), atol=1e-6)
 
@@ -161,4 +161,18 @@ def test_the_estimate_of_the_largest_curvature_knows_its_error() -> None:
         value = 3 * math.cos(angle) ** 2 + math.sin(angle) ** 2
         assert estimate.value == pytest.approx(value, rel=1e-12)
         assert estimate.error == pytest.approx(2 * math.cos(angle) * math.sin(angle) / value, rel=1e-9)
+        assert estimate.magnitude == pytest.approx(math.hypot(3 * math.cos(angle), math.sin(angle)), rel=1e-12)
         assert abs(3 - estimate.value) <= estimate.error * estimate.value * (1 + 1e-12)  # an equality after one product
+
+
+@pytest.mark.parametrize("low", [-3.0, -2.9])
+def test_gamma_auto_reads_the_magnitude_where_eigenvalues_of_both_signs_cancel(low: float) -> None:
+    """x H x is 0 or nearly so, from which gamma would be infinite, or several times too large."""
+    H = torch.diag(torch.tensor([3.0, low, 1.0], dtype=torch.float64))
+    v = [torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)]
+    direction = neumann(v, lambda p: [H @ p[0]], gamma="auto", hessian_products=1)
+    assert direction.largest_curvature is not None
+    assert abs(direction.largest_curvature.value) < 0.6
+    assert direction.largest_curvature.error > 5
+    assert direction.gamma == pytest.approx(0.9 / 3, rel=0.02)
+    assert not direction.stopped_early
