@@ -12,7 +12,7 @@ import json
 import random
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Literal, NamedTuple, TypeVar
 
@@ -208,38 +208,22 @@ class TkInstructPrompt(PromptForm):
             )
 
     def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
-        return self.within(task, example, rng, fits=lambda source: True)
-
-    def within(self, task: Task, example: Example, rng: random.Random, *, fits: Callable[[str], bool]) -> Prompt:
-        """Return an example's prompt with as many of the task's demonstrations as fit into a limit.
-
-        As in Tk-Instruct, the first positive demonstration that does not fit ends the positive ones, and likewise the
-        negative ones. Definition and input are kept even if they do not fit by themselves.
-
-        Args:
-            task: The task.
-            example: The example to solve.
-            rng: Generator that draws the target among several references.
-            fits: Function that returns whether a whole source fits.
-        """
         name = f"{task.name}. " if self.task_name else ""
         definition = ""
         if self.definition and task.definition:
             definition = with_full_stop(f"Definition: {task.definition.strip()}") + "\n\n"
         before, after = (name, definition) if self.demonstrations_first else (name + definition, "")
         query = with_full_stop(f"Input: {example.input.strip()}")
-        tail = f"{after}Now complete the following example -\n{query}\nOutput: "
-        body = ""
-        for kind, demonstrations in (
-            ("Positive", _of_others(task.positive_examples, example)[: self.positive_examples]),
-            ("Negative", _of_others(task.negative_examples, example)[: self.negative_examples]),
-        ):
-            for number, demonstration in enumerate(demonstrations, start=1):
-                longer = body + f" {kind} Example {number} -\n" + self._solved_text(demonstration)
-                if not fits(before + longer + tail):
-                    break
-                body = longer
-        return Prompt(before + body + tail, _drawn_target(example, rng))
+        body = self._solved_texts("Positive", _of_others(task.positive_examples, example)[: self.positive_examples])
+        body += self._solved_texts("Negative", _of_others(task.negative_examples, example)[: self.negative_examples])
+        source = f"{before}{body}{after}Now complete the following example -\n{query}\nOutput: "
+        return Prompt(source, _drawn_target(example, rng))
+
+    def _solved_texts(self, kind: str, demonstrations: Sequence[Demonstration]) -> str:
+        return "".join(
+            f" {kind} Example {number} -\n" + self._solved_text(demonstration)
+            for number, demonstration in enumerate(demonstrations, start=1)
+        )
 
     def _solved_text(self, demonstration: Demonstration) -> str:
         lines = [f"Input: {demonstration.input.strip()}", f" Output: {demonstration.output.strip()}"]

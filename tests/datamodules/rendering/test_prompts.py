@@ -180,26 +180,6 @@ def test_tk_instruct_reads_a_real_layout_with_newlines_inside() -> None:
     )
 
 
-def test_solved_examples_are_dropped_from_the_first_that_does_not_fit() -> None:
-    def shown(longest: int, form: TkInstructPrompt) -> list[str]:
-        rng = rendering_rng(0, TASK.name, EXAMPLE.id)
-        source = form.within(TASK, EXAMPLE, rng, fits=lambda text: len(text) <= longest).source
-        return [line for line in source.splitlines() if line.startswith((" Positive", " Negative"))]
-
-    form = TkInstructPrompt()
-    full = len(render(form, EXAMPLE).source)
-    assert shown(full, form) == [" Positive Example 1 -", " Positive Example 2 -"]
-    assert shown(full - 1, form) == [" Positive Example 1 -"]
-    assert shown(0, form) == []
-    # A negative example that is short enough is still shown where a long positive one was not.
-    without = len(render(TkInstructPrompt(0), EXAMPLE).source)
-    long = replace(TASK, positive_examples=(Demonstration("x" * 500, "y"),))
-    rng = rendering_rng(0, TASK.name, EXAMPLE.id)
-    prompt = TkInstructPrompt(1, 1).within(long, EXAMPLE, rng, fits=lambda text: len(text) <= without + 60)
-    assert " Negative Example 1 -" in prompt.source
-    assert "xxx" not in prompt.source
-
-
 @pytest.mark.parametrize("form", [OptImlPrompt(), TkInstructPrompt()])
 def test_one_seed_gives_one_text_in_any_order(form: PromptForm) -> None:
     examples = many(100, targets=tuple("abcdefgh"))
