@@ -58,8 +58,10 @@ def _shared_metric(reports: Sequence[str]) -> str:
     """Return the metric of all reports, ROUGE-L or accuracy.
 
     Raises:
-        ValueError: A report is given twice, or the metrics differ.
+        ValueError: There is no report, one is given twice, or the metrics differ.
     """
+    if not reports:
+        raise ValueError("name at least one folder of `crosstask adapt` or `crosstask classify`")
     if len({expanded(report).absolute() for report in reports}) < len(reports):
         raise ValueError(f"a report is given twice: {', '.join(map(str, reports))}")
     metrics = {"accuracy" if "models" in read_report(report) else "ROUGE-L" for report in reports}

@@ -20,7 +20,10 @@ def require_own_report(folder: Path, keys: Collection[str], command: str) -> Non
     path = folder / "report.json"
     if not path.is_file():
         if (folder / "report.md").exists():
-            raise ValueError(f"{folder / 'report.md'} was not written by `crosstask {command}`: name another folder")
+            raise ValueError(
+                f"{folder / 'report.md'} has no report.json beside it, by which a report of `crosstask {command}` is "
+                "recognized: name another folder, or remove it first"
+            )
         return
     try:
         content = read_json(path)

@@ -176,7 +176,13 @@ def _fit(settings: Mapping[str, Any], folder: Path) -> None:
 
 def _last(folder: Path, metric: str) -> float:
     """Return the last value of a metric in the logs of a folder's newest run."""
-    path = max(folder.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("version_")))
+    paths = list(folder.glob("version_*/metrics.csv"))
+    if not paths:
+        raise ValueError(
+            f"no metrics of the run in {folder} (version_*/metrics.csv): set the datamodule's instances.validation to "
+            f"1 or more, read {folder / 'fit.log'}, and remove {folder} to train this run again"
+        )
+    path = max(paths, key=lambda path: int(path.parent.name.removeprefix("version_")))
     try:
         with open(path, encoding="utf-8") as file:
             values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]

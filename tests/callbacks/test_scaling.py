@@ -100,6 +100,8 @@ def test_models_of_classify_have_their_own_sizes(tmp_path: Path) -> None:
     assert y1 < y0
     with pytest.raises(ValueError, match="no report has a row 'capy'; there are cappy, flan"):
         plot_scaling(files, rows=["capy"])
+    with pytest.raises(ValueError, match="name at least one folder of `crosstask adapt` or `crosstask classify`"):
+        plot_scaling([])
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<svg")])

@@ -125,6 +125,12 @@ def test_damaged_metrics_are_named(tmp_path: Path, content: bytes) -> None:
         _last(tmp_path, "validation/loss")
 
 
+def test_a_run_without_metrics_is_named(tmp_path: Path) -> None:
+    (tmp_path / "version_0").mkdir()
+    with pytest.raises(ValueError, match=r"no metrics of the run in .*instances\.validation to 1 or more"):
+        _last(tmp_path, "validation/loss")
+
+
 def test_a_damaged_line_of_choices_is_named(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"methods": {}, "scorers": {}, "best_single": "b"}')
     (tmp_path / "choices.jsonl").write_bytes(b'{"task": "\xff"}\n')
