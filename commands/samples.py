@@ -188,7 +188,9 @@ def import_answers(examples: SampledExamples, answers: Sequence[str], folder: Pa
     skipped, failed = Counter[str](), Counter[str]()
     prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}
     imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size, failed=failed)
-    line = f"{path}: imported responses to {imported} of {len(prompts)} examples; "
+    line = f"{path}: imported responses to {imported.examples} of {len(prompts)} examples; "
+    line += f"{imported.fewer} of them have fewer responses than others; " if imported.fewer else ""
+    line += f"{imported.empty} responses are empty; " if imported.empty else ""
     line += f"failed requests: {dict(failed)}; " if failed else ""
     _print(f"{line}not sampled: {dict(skipped) or 'none'}")
 

@@ -89,14 +89,18 @@ def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("task", "id", "response")):
         raise ValueError(f'{where}: expected an object with the texts "task", "id" and "response", got {text[:80]!r}')
     try:
-        sample = _checked_sample(record)
+        sample = checked_sample(record)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return (record["task"], record["id"]), sample
 
 
-def _checked_sample(record: Mapping[str, Any]) -> Sample:
-    """Return the sample of a record; raise ValueError if a field has another type or is out of range."""
+def checked_sample(record: Mapping[str, Any]) -> Sample:
+    """Return the sample of a record with the fields of ``Sample``; missing fields have their defaults.
+
+    Raises:
+        ValueError: A field has another type or is out of range, or there is no response.
+    """
     given = {key: record[key] for key in Sample._fields if record.get(key) is not None}
     for name in ("generator", "decoding", "prompt"):
         if name in given:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...datamodules.data_files import decoded, parse_json
 from ...datamodules.scoring.sampled_examples import SampledPrompt
-from ...datamodules.scoring.samples import Key, Sample, read_samples
+from ...datamodules.scoring.samples import Key, Sample, checked_sample, read_samples
 from ..generation.decoding import Decoding
 
 API_DECODINGS: dict[str, Decoding] = {
@@ -130,31 +130,46 @@ def _batch_samples(
         )
     try:
         response = record.get("response") or {}
-        if record.get("error") or response.get("status_code", 200) != 200:
+        if record.get("error") or str(response.get("status_code", 200)) != "200":
             failed[_error_code(record.get("error"), response)] += 1
             return
         for number, choice in enumerate(response["body"]["choices"]):
             yield digests[digest], _sample(choice, response["body"].get("model"), decoding, number)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{where}: expected response.body.choices with messages, as the batch API writes ({error!r})"
+            f"{where}: expected response.body.choices with messages, as the batch API writes ({error!r}); mend the "
+            "line, or remove it to import the other responses"
         ) from error
 
 
 def _error_code(error: Any, response: Mapping[str, Any]) -> str:
-    """The code of a failed request: the API's, or the status of the response.
+    """The code of a failed request: the API's, else the status of the response, else the error's text.
 
     Errors are ``{"code": ...}`` in OpenAI's files, and a text or ``{"error": {"code": ...}}`` in vLLM's, whose
     ``response.body`` is null then.
     """
     error = error or (response.get("body") or {}).get("error")
     fields = error.get("error", error) if isinstance(error, dict) else {}
-    return str(fields.get("code") or response.get("status_code"))
+    failed = str(response.get("status_code", 200)) != "200"
+    return str(fields.get("code") or (response["status_code"] if failed else str(error)[:60]))
 
 
 def _sample(choice: Mapping[str, Any], model: str | None, decoding: str, number: int) -> Sample:
-    """Return a choice as a sample. Its log-likelihood is the sum over the tokens that the API returned."""
+    """Return a choice as a sample. Its log-likelihood is the sum over the tokens that the API returned.
+
+    Raises:
+        ValueError: Its model is no text, or its log-likelihood no number of a plausible size.
+    """
     tokens = (choice.get("logprobs") or {}).get("content")
     total = None if tokens is None else min(sum(float(token["logprob"]) for token in tokens), 0.0)
     text = (choice["message"].get("content") or "").strip()
-    return Sample(text, model or "", decoding, number, total, None if tokens is None else len(tokens))
+    return checked_sample(
+        {
+            "response": text,
+            "generator": model,
+            "decoding": decoding,
+            "sample": number,
+            "log_likelihood": total,
+            "tokens": None if tokens is None else len(tokens),
+        }
+    )

@@ -77,6 +77,12 @@ def test_a_batch_api_samples_from_the_requests_that_are_written(
     write_samples(examples, out, answers=[str(tmp_path / "vllm.jsonl")])
     assert "failed requests: {'400': 2}" in " ".join(capsys.readouterr().out.split())
 
+    answers[0].update(response=answers[2]["response"], error="an exception")
+    answers[1].update(response=answers[2]["response"] | {"status_code": "200"}, error=None)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    write_samples(examples, out, answers=[str(tmp_path / "texts.jsonl")])
+    assert "failed requests: {'an exception': 1}" in " ".join(capsys.readouterr().out.split())
+
     (tmp_path / "other.jsonl").write_text(json.dumps({**answers[2], "custom_id": "greedy-0"}) + "\n")
     with pytest.raises(ValueError, match=r"other\.jsonl:1: an answer to none of the requests of these 6 examples"):
         write_samples(examples, str(tmp_path / "other"), answers=[str(tmp_path / "other.jsonl")])
@@ -85,6 +91,35 @@ def test_a_batch_api_samples_from_the_requests_that_are_written(
     assert (body["max_completion_tokens"], body["stop"]) == (64, ["\n"])  # 64 new tokens, as of a local model
     with pytest.raises(ValueError, match="has no beams and no top_k"):
         write_samples(examples, str(tmp_path / "beam"), batch_model="gpt", decodings={"b": Decoding(beams=4)})
+
+
+def test_missing_and_empty_answers_are_counted_and_damaged_ones_rejected(
+    examples: SampledExamples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decodings = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=2, top_p=0.9)}
+    write_samples(examples, str(tmp_path), batch_model="gpt", decodings=decodings)
+    requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+
+    def imported(name: str, first: dict[str, Any]) -> str:
+        """Import answers of which the first request has one choice `first`, and the last request none at all."""
+        file = tmp_path / f"{name}.jsonl"
+        with open(file, "w") as out:
+            for place, request in enumerate(requests[:-1]):
+                choice = {"message": {"content": "a"}} if place else first
+                body = {"choices": [choice] * request["body"]["n"]}
+                out.write(json.dumps({"custom_id": request["custom_id"], "response": {"body": body}}) + "\n")
+        capsys.readouterr()
+        write_samples(examples, str(tmp_path / "out"), answers=[str(file)])
+        return " ".join(capsys.readouterr().out.split())
+
+    line = "imported responses to 6 of 6 examples; 1 of them have fewer responses than others; "
+    assert line + "not sampled" in imported("missing", {"message": {"content": "a"}})
+    assert line + "1 responses are empty; not sampled" in imported("refused", {"message": {"content": None}})
+    for name, logprob in (("low", -1e30), ("text", "x")):
+        choice = {"message": {"content": "a"}, "logprobs": {"content": [{"logprob": logprob}]}}
+        expected = rf"{name}\.jsonl:1: expected response\.body\.choices .*remove it to import"
+        with pytest.raises(ValueError, match=expected):
+            imported(name, choice)
 
 
 def test_prompts_are_written_for_another_program(examples: SampledExamples, tmp_path: Path) -> None:
