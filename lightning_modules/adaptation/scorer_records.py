@@ -165,9 +165,19 @@ class ScorerRecords:
         Args:
             task: Name of the task.
             sampled: Its test instances, whose responses are left out.
+
+        Raises:
+            ValueError: Training and test instances come from two benchmarks, and some have the same id.
         """
         tested = {one.prompt.example.id for one in sampled}
-        trained = {example.id for example in self.train.examples(task)} - tested
+        examples = {example.id for example in self.train.examples(task)}
+        if self.tested_apart and (shared := sorted(examples & tested)):
+            raise ValueError(
+                f"{len(shared)} of {len(tested)} test instances of {task} have the id of a training instance, e.g. "
+                f"{shared[0]!r}, so that responses to them cannot be told apart: give `test` other instances, or leave "
+                "it out, and the first test_examples of each task's file in `train` are held out"
+            )
+        trained = examples - tested
         samples = self.answers.samples(task).items()
         return [sample.line(task, id_) for id_, of_example in samples if id_ in trained for sample in of_example]
 

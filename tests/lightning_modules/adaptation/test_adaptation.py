@@ -168,6 +168,20 @@ def test_instances_that_are_read_apart_stay_apart(toybench: Path, tmp_path: Path
     assert not (tmp_path / "other" / "report.json").exists()  # no answer to a training instance
 
 
+def test_test_instances_with_the_ids_of_training_instances_are_rejected(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given as `test`, the benchmark of the training would test what it trains on."""
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    run: dict[str, Any] = {"test": benchmark, "tasks": TASKS[:1], "test_examples": 8, "cache": str(tmp_path)}
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench), **run)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"8 of 8 test instances of {TASKS[0]} have the id of a training instance" in printed
+    assert "leave it out, and the first test_examples of each task's file" in printed
+
+
 def test_sampled_instances_that_are_not_tested_are_counted(
     toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
