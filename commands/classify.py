@@ -190,8 +190,10 @@ def shared_questions(
         models: Hub names or folders of the models.
 
     Raises:
-        ValueError: There are no such questions.
+        ValueError: There are no tasks, or no such questions.
     """
+    if not names:
+        raise ValueError("the benchmark lists no task in this split: set split to train, validation or test, or tasks")
     skipped, missing = Counter(f"dataset: {reason}" for reason in benchmark.left_out().values()), dict[str, str]()
     questions = [question for name in names for question in questions_of(name, read, skipped, missing)]
     for model in models:
@@ -217,19 +219,26 @@ def by_name(models: str | Mapping[str, str] | None, name: str) -> dict[str, str]
 
 
 def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> None:
-    """Check that there is a model, and that no scorer has the name of a generator.
+    """Check that there is a model, and that all have names of their own, also as names of files.
 
     Args:
         scorers: Hub name or folder of each scorer, by name.
         generators: Hub name or folder of each language model, by name.
 
     Raises:
-        ValueError: There is no model, or two have the same name.
+        ValueError: There is no model, a name is empty, or two have the same name, or names of the same files.
     """
     if not {**scorers, **generators}:
         raise ValueError("give a scorer or a generator, or both")
     if shared := sorted(set(scorers) & set(generators)):
         raise ValueError(f"a scorer and a generator are both called {', '.join(shared)}")
+    by_file: dict[str, list[str]] = {}
+    for name in (*scorers, *generators):
+        by_file.setdefault(name.replace("/", "-"), []).append(name)
+    for file, names in by_file.items():
+        if not file.strip() or len(names) > 1:
+            called = ", ".join(map(repr, names))
+            raise ValueError(f"models called {called} need names that files can have, all different")
 
 
 def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> list[str]:

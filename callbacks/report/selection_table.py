@@ -195,6 +195,6 @@ def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float
 def _scorer_text(table: SelectionTable, name: str, recovered: float) -> str:
     """Return a sentence on the share of the gap to the oracle that a scorer recovers, and its rank correlation."""
     share = "nothing, as there is no gap" if np.isnan(recovered) else f"{recovered:.1%}"
-    return (
-        f"recovered of (oracle - {table.best_single}) {share}, Spearman of score and ROUGE-L {table.spearman[name]:.3f}"
-    )
+    rank = table.spearman[name]
+    rank_text = "undefined, as no example has responses that differ in it" if np.isnan(rank) else f"{rank:.3f}"
+    return f"recovered of (oracle - {table.best_single}) {share}, Spearman of score and ROUGE-L {rank_text}"

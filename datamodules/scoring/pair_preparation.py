@@ -15,6 +15,7 @@ from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 from ..storage.store import Remark, content_key, folder_name
 from .pair_rows import PairFrame, tokenize_texts
 from .pairs import (
+    NO_MISMATCH,
     CorrectnessLabel,
     DistinctPairs,
     References,
@@ -127,7 +128,7 @@ class ScoredPreparation(Preparation):
             place, one = item
             responses = correctness_of_responses(one.example, references, one.samples, one.rng, label=self.label)
             if isinstance(responses, str):
-                yield responses
+                yield responses + (", which `faithful: true` does without" if responses == NO_MISMATCH else "")
                 continue
             yield [ScoredPair(one.instruction, text, label, place) for text, label in responses.items()]
 

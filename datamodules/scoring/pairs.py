@@ -35,6 +35,10 @@ class ScoredPair(NamedTuple):
     example: int = 0
 
 
+NO_MISMATCH = "no mismatch in its task"
+"""Reason of an example whose task has no other reference."""
+
+
 class References:
     """References of all examples of a task, from which wrong responses (mismatches) to other examples are drawn.
 
@@ -122,7 +126,7 @@ def correctness_of_responses(
     for response in wrong:
         responses.setdefault(response, 0.0)
     if 0.0 not in responses.values():
-        return "no wrong option" if example.options else "no mismatch in its task"
+        return "no wrong option" if example.options else NO_MISMATCH
     for response in samples:
         if response not in responses:
             responses[response] = 1.0 if response in right else _checked(label, response, right)

@@ -16,6 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...datamodules.messages import kind
 from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.pretrained_weights import read_config
 from ...datamodules.rendering.tokenization import load_tokenizer
@@ -168,13 +169,16 @@ class CrossEncoder:
         """Return the scores [n] of n pairs (instruction i, response i), in their order, on the CPU; higher is better.
 
         Raises:
-            ValueError: There are not as many responses as instructions, or a score is not finite.
+            ValueError: There are not as many responses as instructions, one of them is not a text, or a score is not
+                finite.
         """
         if isinstance(instructions, str) or isinstance(responses, str) or len(instructions) != len(responses):
             raise ValueError(
                 "score takes as many instructions as responses, one pair each, got "
                 f"{_count(instructions)} and {_count(responses)}; rank takes one instruction and its responses"
             )
+        if others := [text for text in (*instructions, *responses) if not isinstance(text, str)]:
+            raise ValueError(f"score takes texts, got {kind(others[0])}: an absent response is the empty text")
         places = {pair: place for place, pair in enumerate(dict.fromkeys(zip(instructions, responses, strict=True)))}
         documents = self._tokenize(list(places))
         scores = self._score(documents)

@@ -22,8 +22,8 @@ from .selection import (
     vote_name,
 )
 
-UNNAMED = "unnamed decoding"
-"""Decoding of samples that have none."""
+UNNAMED, UNNAMED_GENERATOR = "unnamed decoding", "unnamed generator"
+"""Decoding and generator of samples that have none."""
 
 
 class SampledResponses(NamedTuple):
@@ -66,7 +66,7 @@ def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> 
     counts = Counter(name for one in sampled for name in {sample.generator for sample in one.samples})
     _require_decodings(sampled)
     _warn_of_likelihoods(sampled)
-    if partial := [f"{name} {count}" for name, count in counts.items() if count < len(sampled)]:
+    if partial := [f"{name or UNNAMED_GENERATOR} {count}" for name, count in counts.items() if count < len(sampled)]:
         warnings.warn(
             f"not every generator has responses to all {len(sampled)} examples ({', '.join(partial)}): rows of single "
             "decodings that an example lacks are left out",
@@ -106,7 +106,7 @@ def _warn_of_likelihoods(sampled: Sequence[SampledResponses]) -> None:
 
 
 def _named_by_generator(sample: Sample) -> Sample:
-    return sample._replace(decoding=f"{sample.generator} {sample.decoding}")
+    return sample._replace(decoding=f"{sample.generator or UNNAMED_GENERATOR} {sample.decoding}")
 
 
 def score_responses(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:

@@ -170,6 +170,14 @@ def test_a_language_model_answers_with_its_likeliest_option(
 def test_somebody_answers() -> None:
     with pytest.raises(ValueError, match="give a scorer or a generator, or both"):
         classify_tasks(Templated(), "out")
+    with pytest.raises(ValueError, match="lists no task in this split: set split to train, validation or test"):
+        classify_tasks(Templated(), "out", scorer="m", split="test")
+
+
+@pytest.mark.parametrize("names", [["a/b", "a-b"], [""], ["a", " "]])
+def test_names_of_models_are_different_names_of_files(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="need names that files can have, all different"):
+        classify_tasks(Templated(), "out", scorer=dict.fromkeys(names, "m"))
 
 
 def test_intervals_resample_rows_with_all_their_templates() -> None:

@@ -125,6 +125,10 @@ def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
         ModelSamples([first, first])
     with pytest.warns(UserWarning, match=r"not every generator has responses to all 6 examples \(bart 1\)"):
         read_sampled_responses(examples, ModelSamples([first, third]))
+    Path(third).write_text(Sample("b").line(TASK, ids[0]))
+    with pytest.warns(UserWarning, match=r"responses to all 6 examples \(unnamed generator 1\)"):
+        read = read_sampled_responses(examples, ModelSamples([first, third]))
+    assert read[0].samples[-1].decoding == "unnamed generator unnamed decoding"
 
 
 @pytest.mark.parametrize("command", [select_samples, classify_tasks])

@@ -72,6 +72,19 @@ def test_pairs_are_stored_with_their_labels(make_scorer_data: Callable[..., Scor
     assert tokenizer.decode(ids[n_source:-1]) in references
 
 
+def test_examples_without_a_mismatch_train_as_in_the_released_program(
+    make_scorer_data: Callable[..., ScorerDataModule],
+) -> None:
+    """All references of the task are equal; by default its examples are skipped, with the way out."""
+    data, faithful = make_scorer_data(), make_scorer_data(augmentation={"faithful": True})
+    task = data.benchmark.task(data.benchmark.task_names("train")[0])
+    examples = [replace(one, targets=("yes",)) for one in data.benchmark.examples(task.name)][:2]
+    reason = "no mismatch in its task, which `faithful: true` does without"
+    assert list(data.preparation.pairs(task, examples)) == [reason] * 2
+    pairs = list(faithful.preparation.pairs(task, examples))
+    assert [(pair.response, pair.correctness) for pair in pairs] == [("yes", 1.0)] * 2
+
+
 def test_what_decides_the_pairs_decides_their_folder(
     make_scorer_data: Callable[..., ScorerDataModule], tmp_path: Path
 ) -> None:

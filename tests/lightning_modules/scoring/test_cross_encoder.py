@@ -214,6 +214,7 @@ def test_no_pairs_have_no_scores(folder: Path) -> None:
         (lambda scorer: scorer.score("abc", ["a", "b", "c"]), "got the text 'abc' and 3; rank takes one instruction"),
         (lambda scorer: scorer.rank("a", []), r"a list of at least one response, got \[\]"),
         (lambda scorer: scorer.rank("a", "cat"), "a list of at least one response, got 'cat'"),
+        (lambda scorer: scorer.rank("a", ["cat", None]), "score takes texts, got NoneType None"),
     ],
 )
 def test_what_is_no_list_of_pairs_is_rejected(folder: Path, call: Callable[[CrossEncoder], Any], message: str) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crosstask.callbacks.report.selection_table import by_size, table_remarks, unread_text
+from crosstask.callbacks.report.selection_table import by_size, print_table, table_remarks, unread_text
 from crosstask.datamodules.scoring.samples import Sample
 from crosstask.lightning_modules.scoring.selection import ScoredResponses, choices, correctness_votes, preference_votes
 from crosstask.lightning_modules.scoring.selection_scores import (
@@ -162,6 +162,13 @@ def test_one_response_is_everyones_choice() -> None:
     assert set(choices(ScoredResponses.of("t", "1", SAMPLES[:1], REFERENCE, {"scorer": np.array([0.5])})).values()) == {
         0
     }
+
+
+def test_a_rank_correlation_without_different_responses_is_undefined(capsys: pytest.CaptureFixture[str]) -> None:
+    equal = ScoredResponses.of("t", "1", [Sample("a"), Sample("a")], ["b"], {"scorer": np.zeros(2)})
+    print_table(selection_table([equal]), {})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Spearman of score and ROUGE-L undefined, as no example has responses that differ in it" in printed
 
 
 def test_bad_responses_are_rejected() -> None:
