@@ -74,7 +74,8 @@ def curves(rows: Sequence[Answered]) -> Figure:
     axes.set_xlabel("training tasks")
     axes.set_ylabel("ROUGE-L (%), 0-shot")
     axes.grid(axis="y")
-    axes.legend()
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend above the intervals
+    axes.legend(loc="upper center", ncols=len(LEVELS))
     return figure
 
 
