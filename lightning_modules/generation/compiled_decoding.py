@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel, StaticLayer
 
+from ..cache_names import CACHE
 from .continuous_batching import RunningPrompts
 from .prompt_cache import PromptCache
 
@@ -73,7 +74,7 @@ class CompiledPrompts(RunningPrompts):
     @torch.compiler.set_stance("force_eager")  # as in answer_batch
     def add(self, prompts: Sequence[int], read: PromptCache) -> None:
         """Add prompts to the batch, which must have room for them; see ``RunningPrompts.add``."""
-        states, seen_PL = read.states(1)["past_key_values"], read.attention_mask.bool()
+        states, seen_PL = read.states(1)[CACHE], read.attention_mask.bool()
         places = [self.free.pop() for _ in prompts]
         self.prompts += prompts
         self.place_of |= dict(zip(prompts, places, strict=True))
@@ -147,8 +148,8 @@ def decode_step(model: PreTrainedModel, token_R1: Tensor, column_R1: Tensor, cac
         input_ids=token_R1,
         attention_mask=seen_RC[:, None, None],
         position_ids=column_R1,
-        past_key_values=cache,
         use_cache=True,
+        **{CACHE: cache},
     ).logits
     return logits[:, -1]
 
