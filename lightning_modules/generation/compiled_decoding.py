@@ -39,9 +39,10 @@ class RowLayer(StaticLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write keys and values [R, H, 1, E]; return all of them, [R, H, C, E]."""
-        for stored, new in ((self.keys, key_states), (self.values, value_states)):
+        keys, values = _parts(self)
+        for stored, new in ((keys, key_states), (values, value_states)):
             stored.scatter_(2, self.column_R1[:, None, :, None].expand_as(new), new.to(stored.dtype))
-        return self.keys, self.values
+        return keys, values
 
 
 class CompiledPrompts(RunningPrompts):
@@ -163,7 +164,8 @@ def compiles(model: PreTrainedModel) -> bool:
 def compiled_step(device: str) -> Callable[..., Tensor]:
     """Return ``decode_step``, compiled for each shape; on CUDA its kernels are replayed as one graph."""
     mode = "reduce-overhead" if device == "cuda" else None
-    return torch.compile(decode_step, fullgraph=True, dynamic=False, mode=mode, recompile_limit=SHAPES)
+    options: dict[str, Any] = {"recompile_limit": SHAPES}  # an argument that the typed overloads lack
+    return torch.compile(decode_step, fullgraph=True, dynamic=False, mode=mode, **options)
 
 
 def fixed_shape(rows: int, tokens: int) -> tuple[int, int]:
