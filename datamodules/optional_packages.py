@@ -45,8 +45,8 @@ COMMAND = re.compile(r"pip install (?:-U |--upgrade )?['\"`]*([A-Za-z][\w.-]*)")
 def missing_package(error: BaseException) -> str | None:
     """Return a sentence on the missing package behind an error, with its install command; None for other errors.
 
-    >>> missing_package(ModuleNotFoundError("No module named 'wandb'", name="wandb"))
-    'the package wandb is not installed, which these settings need: pip install wandb'
+    >>> missing_package(ModuleNotFoundError("No module named 'a_logger'", name="a_logger"))
+    'the package a_logger is not installed, which these settings need: pip install a_logger'
     """
     for cause in _causes(error):
         if isinstance(cause, ImportError) and (name := _package(cause)):
