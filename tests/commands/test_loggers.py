@@ -41,6 +41,9 @@ def read_tensorboard(root: Path) -> Logged:
 
 def read_wandb(root: Path) -> Logged:
     """Names before field 16 of W&B's records, which holds their values as JSON; the package has no reader."""
+    import wandb
+
+    wandb.finish()  # its service writes beside the program, until the run is finished
     (path,) = root.rglob("run-*.wandb")
     records = path.read_bytes()
     values: dict[str, list[Any]] = {}
