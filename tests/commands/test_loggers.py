@@ -52,7 +52,8 @@ def read_wandb(root: Path) -> Logged:
         if length >= 128:  # a length in two bytes
             length, place = length - 128 + 128 * records[place], place + 1
         with suppress(ValueError):
-            values.setdefault(match[1].decode(), []).append(json.loads(records[place : place + length]))
+            value = json.loads(records[place : place + length])
+            values.setdefault(match[1].decode(), []).append(value)
     distinct = {name: list(dict.fromkeys(map(repr, found))) for name, found in values.items()}  # a summary repeats them
     metrics = {name: [float(value) for value in found] for name, found in distinct.items() if "/" in name}
     return {name: found[0] for name, found in values.items()}, metrics
