@@ -2,9 +2,9 @@
 
 import csv
 import json
-import re
-from collections.abc import Callable
-from contextlib import suppress
+import struct
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +39,41 @@ def read_tensorboard(root: Path) -> Logged:
     return yaml.full_load((folder / "hparams.yaml").read_text()), metrics
 
 
-def read_wandb(root: Path) -> Logged:
-    """Names before field 16 of W&B's records, which holds their values as JSON; the package has no reader."""
-    import wandb
+def wandb_records(records: bytes) -> Iterator[bytes]:
+    """Records of W&B's file, for which the package has no reader: pieces in blocks, as LevelDB's logs have them."""
+    place, piece = 7, b""  # behind the file's own header
+    while place + 7 < len(records):
+        _, length, kind = struct.unpack_from("<IHB", records, place)
+        if kind == 0:  # the rest of a block without room for a header
+            place += -place % 2**15
+            continue
+        piece += records[place + 7 : place + 7 + length]
+        place += 7 + length
+        if 2**15 - place % 2**15 < 7:
+            place += -place % 2**15
+        if kind in (1, 4):  # whole, or the last piece
+            yield piece
+            piece = b""
 
-    wandb.finish()  # its service writes beside the program, until the run is finished
+
+def read_wandb(root: Path) -> Logged:
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    wandb.finish()
     (path,) = root.rglob("run-*.wandb")
-    records = path.read_bytes()
-    values: dict[str, list[Any]] = {}
-    for match in re.finditer(rb"([\w/]+)\x82\x01", records):
-        length, place = records[match.end()], match.end() + 1
-        if length >= 128:  # a length in two bytes
-            length, place = length - 128 + 128 * records[place], place + 1
-        with suppress(ValueError):
-            value = json.loads(records[place : place + length])
-            values.setdefault(match[1].decode(), []).append(value)
-    distinct = {name: list(dict.fromkeys(map(repr, found))) for name, found in values.items()}  # a summary repeats them
-    metrics = {name: [float(value) for value in found] for name, found in distinct.items() if "/" in name}
-    return {name: found[0] for name, found in values.items()}, metrics
+    records: list[Any] = []
+    while not any(record.HasField("exit") for record in records):  # its service writes beside the program
+        time.sleep(0.1)
+        records = [Record.FromString(record) for record in wandb_records(path.read_bytes())]
+    hparams: dict[str, Any] = {}
+    metrics: dict[str, list[float]] = {}
+    for record in records:
+        for setting in [*record.run.config.update, *record.config.update]:
+            hparams[setting.key or ".".join(setting.nested_key)] = json.loads(setting.value_json)
+        for item in record.history.item:
+            metrics.setdefault(item.key or ".".join(item.nested_key), []).append(json.loads(item.value_json))
+    return hparams, metrics
 
 
 def read_mlflow(root: Path) -> Logged:
