@@ -20,7 +20,15 @@ from .config_names import composed_settings, merged
 from .recipe_runs import INPUTS, require_same_settings, run_inputs
 from .sweep_declarations import Sweep, folder_name
 
-WRITERS = {"PredictionWriter": {}, "ModelCheckpoint": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 500}}
+WRITERS = {
+    "PredictionWriter": {},
+    "ModelCheckpoint": {
+        "save_last": True,
+        "save_top_k": 0,
+        "every_n_train_steps": 500,
+        "enable_version_counter": False,  # with it, the save after the last step has a file of its own, last-v1.ckpt
+    },
+}
 """Callbacks that are added to a run of a sweep if the recipe lacks them, with their arguments."""
 
 

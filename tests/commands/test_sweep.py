@@ -77,6 +77,7 @@ def test_arms_are_trained_once_and_reported_beside_the_published_scores(
     recipe = yaml.safe_load((home / "cap-8/run/recipe.yaml").read_text())
     assert recipe["data"]["init_args"]["mixture"] == {"cap": 8}
     assert recipe["data"]["init_args"]["rows"] == {"length": 128, "per_step": 4}
+    assert [path.name for path in (home / "cap-8/run/checkpoints").iterdir()] == ["last.ckpt"]
     trained = (home / "cap-8/run/checkpoints/last.ckpt").stat().st_mtime_ns
 
     broken = {"bad": {"trainer.max_steps": "many"}, **SWEEP["arms"]}
