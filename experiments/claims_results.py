@@ -156,7 +156,7 @@ def read_tuned(folder: Path) -> Results:
     return results
 
 
-SWEEPS = ("opt_iml", "instruction_optimization", "mixtures", "number_of_tasks")
+SWEEPS = ("opt_iml", "instruction_optimization", "instruction_optimization_t5", "mixtures", "number_of_tasks")
 """Experiments that are sweeps, declared in claims/<experiment>.yaml."""
 
 
