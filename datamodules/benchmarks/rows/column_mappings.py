@@ -149,6 +149,11 @@ def _numbered(value: Any, most: int, row: Row) -> str:
     return "\n".join(f"{number}. {text}" for number, text in enumerate(_texts(value, row)[:most], start=1))
 
 
+def _nonempty(value: Any, wanted: bool, row: Row) -> Any:
+    """Return a list without its nulls and empty texts."""
+    return [part for part in value if part is not None and part != ""] if wanted and isinstance(value, list) else value
+
+
 def _rounded(value: Any, digits: int, row: Row) -> str:
     try:
         return f"{float(value):.{digits}f}"
@@ -178,6 +183,7 @@ STEPS: Mapping[str, Callable[[Any, Any, Row], Any]] = {
     "item": lambda value, place, row: _texts(value, row)[place],
     "join": _join,
     "lower": lambda value, _, row: _text(value, row).lower(),
+    "nonempty": _nonempty,
     "numbered": _numbered,
     "pattern": _pattern,
     "replace": _replace,

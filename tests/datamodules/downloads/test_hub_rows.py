@@ -142,6 +142,14 @@ def test_both_orders_of_a_pair_are_drawn() -> None:
     assert 450 < first < 550
 
 
+def test_evidence_without_an_answer_is_no_target() -> None:
+    """KILT lists evidence among its outputs, as null or as empty text, in rows of lists or in lists of rows."""
+    (fever,) = [part for part in shipped_conversions() if part.name == "kilt_fever"]
+    listed = {"answer": ["SUPPORTS", ""], "provenance": [[], [{"title": "Ada"}]]}
+    (record,) = part_records(fever, [Row({"input": "Ada wrote programs.", "output": listed}, "a")])
+    assert record["targets"] == ["SUPPORTS"]
+
+
 def test_torn_lines_are_left_out_and_equal_inputs_merged() -> None:
     (dialogues,) = [part for part in shipped_conversions() if part.name == "empathetic_dialogues"]
     row = upstream_rows()["empathetic_dialogues"]
