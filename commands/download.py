@@ -49,5 +49,7 @@ def download_collections(
     counts = Counter(outcome.status for outcome in outcomes)
     summary = ", ".join(f"{number} {status}" for status, number in counts.items())
     print(f"{summary}{f'; export CROSSTASK_DATA={folder}' if folder.exists() else ''}")
-    if counts["failed"]:
-        raise ValueError(f"{counts['failed']} of {len(outcomes)} parts were not obtained, for the reasons above")
+    if failed := [f"{outcome.collection}/{outcome.part}" for outcome in outcomes if outcome.status == "failed"]:
+        raise ValueError(
+            f"{len(failed)} of {len(outcomes)} parts were not obtained, for the reasons above: {', '.join(failed)}"
+        )
