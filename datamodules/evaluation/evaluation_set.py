@@ -33,6 +33,7 @@ class EvaluationSet(NamedTuple):
         available: Number of rows of each task's file that can be evaluated, by task.
         unknown: Unknown tokens in the evaluated examples, by task.
         sources_known: Whether ``tracked_files`` recorded the data files of every task.
+        empty: Tasks of which no row is left for this stage; not stored, a run prints them when it reads the data files.
     """
 
     examples: list[EvaluationExample]
@@ -42,6 +43,7 @@ class EvaluationSet(NamedTuple):
     available: Mapping[str, int] | None = None
     unknown: Mapping[str, UnknownTokens] | None = None
     sources_known: bool = True
+    empty: Sequence[str] = ()
 
     def select(self, *, options: bool) -> "EvaluationSet":
         """Return only the examples with options to rank (True), or only the others (False); numbers are kept."""
@@ -74,6 +76,7 @@ def read_evaluation(
     evaluated: list[EvaluationExample] = []
     prompts, rows, skipped, available, unknown = [], [], Counter[str](), {}, {}
     too_small: list[str] = []
+    empty: list[str] = []
     sources_known = True
     for name in names[split]:
         task = preparation.benchmark.task(name)
@@ -90,6 +93,8 @@ def read_evaluation(
         places = instances.test if split == "test" else instances.validation
         if instances.reduced and not places:
             too_small.append(f"{name} ({instances.reduced})")
+        if not places:
+            empty.append(name)
         rendered = _render_task(preparation, task, of_task, places, ranking, shots)
         level = task.level or generalization_level(task, trained)
         available[name], unknown[name] = rendered.available, rendered.unknown
@@ -103,7 +108,7 @@ def read_evaluation(
         raise ValueError(
             _nothing_left(split, len(names[split]), skipped, too_small, preparation.instances.held_out_share)
         )
-    return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown, sources_known)
+    return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown, sources_known, empty)
 
 
 def _nothing_left(

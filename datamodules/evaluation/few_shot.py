@@ -62,8 +62,9 @@ class FewShotPreparation(Preparation):
     ) -> InstanceSplit:
         """Choose the training, validation and test instances of a task; demonstrations are not evaluated.
 
-        A task that trains is split as in zero-shot evaluation. From any other task, as many of the last evaluated rows
-        are taken out as are needed as demonstrations (``reserved_from``).
+        A task that trains is split as in zero-shot evaluation. From any other task, as many of the last rows of
+        validation, and then of the test, are taken out as are needed as demonstrations; each keeps half
+        (``reserved_from``).
 
         Args:
             name: Name of the task.
@@ -76,10 +77,14 @@ class FewShotPreparation(Preparation):
         if trained or not (needed := self._needed(self.benchmark.task(name))):
             return instances
         row_of = prompt_keys(examples).rows
-        evaluated = list(dict.fromkeys(row_of[sorted([*instances.validation, *instances.test])].tolist()))
+        evaluated = [
+            list(dict.fromkeys(row_of[sorted(places)].tolist())) for places in (instances.validation, instances.test)
+        ]
         repeated = set(row_of[list(instances.repeated)].tolist())
-        held_back = needed - (len(set(row_of.tolist())) - len(evaluated) - len(repeated))
-        reserved = set(evaluated[reserved_from(len(evaluated), held_back) :])
+        held_back = needed - (len(set(row_of.tolist())) - sum(map(len, evaluated)) - len(repeated))
+        reserved = set[int]()
+        for rows in evaluated:
+            reserved.update(rows[reserved_from(len(rows), held_back - len(reserved)) :])
         validation, test = (
             [place for place in places if row_of[place] not in reserved]
             for places in (instances.validation, instances.test)

@@ -8,12 +8,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.suite import Suite
-from ..messages import some
+from ..messages import counted, some
 from ..packing.replicas import Replicas
 from ..rendering.chosen_demonstrations import read_chosen
 from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
-from ..splits import EVALUATED
+from ..splits import EVALUATED, OPTION
 from ..tracked_files import noting, path_stamps
 from .batch_loaders import ChainedLoader
 from .coverage import Coverage, suite_coverage
@@ -130,6 +130,11 @@ def _read(
         )
     evaluated = read_evaluation(preparation, names, stage, trained, evaluation.ranking, shots)
     lines = _shot_lines(preparation, stage, shots) if isinstance(preparation, FewShotPreparation) else []
+    if evaluated.empty:
+        lines.append(
+            f"{counted(len(evaluated.empty), f'{stage} task')} without a row beside those of training, of the other "
+            f"stage and of demonstrations: {some(evaluated.empty)}; hold out fewer ({OPTION}), or demonstrate fewer"
+        )
     if lost := {name: counts for name, counts in (evaluated.unknown or {}).items() if any(counts)}:
         lines.append(
             "; ".join(f"{quantity} of the {stage} examples: {value}" for quantity, value in unknown_lines(lost))

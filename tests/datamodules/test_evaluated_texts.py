@@ -1,7 +1,9 @@
 """What is evaluated is neither trained nor shown with its answer, however often its file has it."""
 
 import json
+import logging
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,34 @@ def test_few_shot_prompts_do_not_show_evaluated_examples(repeated: Path, make_da
     assert preparation.repeated == {"held": 4}
     lone = list(data.benchmark.examples("lone"))
     assert preparation.split_instances("lone", lone, trained=False, validated=False, tested=True).test == [0]
+
+
+def test_validation_and_test_both_keep_half_beside_demonstrations(repeated: Path, make_datamodule: Any) -> None:
+    """Validation is of the last rows, which become demonstrations first: all of them did, and the task was gone."""
+    write_tasks(repeated, test__held=list(map(record, range(10))))
+    data = make_datamodule(benchmark=FileTasks(str(repeated)), instances={"validation": 4, "test": 6})
+    preparation = few_shot_preparation(
+        data.preparation, shots=5, separator="\n\n", room=10_000, names=data.task_names()
+    )
+    examples = list(data.benchmark.examples("held"))
+    split = preparation.split_instances("held", examples, trained=False, validated=True, tested=True)
+    assert (len(split.validation), split.test) == (2, [0, 1, 2])
+
+
+@pytest.mark.parametrize(("test", "printed"), [(8, ["held"]), (5, [])])
+def test_a_task_without_a_row_for_a_stage_is_named(
+    test: int, printed: list[str], tmp_path: Path, make_datamodule: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that validates and tests, with no more rows than the test takes."""
+    records, own = list(map(record, range(8))), list(map(record, range(10, 50)))
+    write_tasks(tmp_path, train__own=own, validation__own=own, validation__held=records, test__held=records)
+    data = make_datamodule(benchmark=FileTasks(str(tmp_path)), instances={"validation": 2, "test": test})
+    data.prepare_data()
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        data.setup("validate")
+    evaluated = {example.task for example in data.evaluation_examples("validation")}
+    assert evaluated == {"own", "held"}.difference(printed)
+    assert re.findall("1 validation task without a row beside .*demonstrations: (.*);", caplog.text) == printed
 
 
 def test_a_published_demonstration_does_not_answer_the_example(repeated: Path, make_datamodule: Any) -> None:
