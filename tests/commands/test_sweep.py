@@ -18,6 +18,7 @@ from crosstask.commands.shared.config_names import configs_folder
 from crosstask.commands.shared.sweep_declarations import read_sweep
 from crosstask.commands.shared.sweep_runs import sweep_runs
 from crosstask.commands.sweep import run_sweep
+from crosstask.datamodules.toybench.families import write_families
 from crosstask.lightning_modules.evaluation.aggregation import Cell, ScoredInstance
 
 SWEEP: dict[str, Any] = {
@@ -172,6 +173,21 @@ def test_an_arm_whose_collection_has_no_files_is_rejected_before_anything_runs(s
     content = SWEEP | {"arms": {"none": {}, "0.5%": dialogue}, "published": None}
     with pytest.raises(ValueError, match=r"the arm '0.5%' trains on dialogue, and no folder .*crosstask download"):
         run_sweep([str(written(tmp_path, content))], str(tmp_path / "runs"), settings=[small])
+    assert not list((tmp_path / "runs").rglob("checkpoints"))
+
+
+def test_an_arm_whose_collection_has_only_evaluated_datasets_is_rejected(toybench: Path, tmp_path: Path) -> None:
+    """If unifiedskg was downloaded, and dialogue was not, the collection has the schema-guided dialogues alone."""
+    write_families(tmp_path / "families")
+    (tmp_path / "families/sgd").rename(tmp_path / "sgd")
+    readers = {"toy": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench), "splits": ""}}}
+    readers["dialogue"] = {"class_path": "Dialogue", "init_args": {"folder": str(tmp_path)}}
+    bench = {"class_path": "Bench", "init_args": {"rules": "opt_iml", "collections": readers}}
+    arms = {"none": {}, "0.5%": {"data.init_args.mixture.extra.dialogue.share": 0.005}}
+    content = {"settings": {"data.init_args.benchmark": bench}, "arms": arms, "published": None}
+    message = r"the arm '0.5%' trains on dialogue, and none of its tasks trains: dialogue/sgd, its dataset is evaluated"
+    with pytest.raises(ValueError, match=message):
+        run_sweep([str(written(tmp_path, SWEEP | content))], str(tmp_path / "runs"))
     assert not list((tmp_path / "runs").rglob("checkpoints"))
 
 
