@@ -62,6 +62,7 @@ def test_a_recipe_has_the_papers_values(name: str) -> None:
     }
     assert mixture["extra"]["pretraining"]["unit"] == "rows"
     assert data["instances"]["validation_prompts"] == 250
+    assert data["evaluation"] == {"max_new_tokens": 256, "ranking": {}}  # section 4.1
     benchmark = data["benchmark"]["init_args"]
     assert benchmark["rules"] == ("all" if "max" in name else "opt_iml")
     assert set(COLLECTIONS) <= set(benchmark["collections"])
