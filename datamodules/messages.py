@@ -95,9 +95,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     filled = os.path.expanduser(os.path.expandvars(os.fspath(path)))
     if unset := re.search(r"\$\{?(\w+)\}?", filled):
         name = unset.group(1)
+        filling = ", which `crosstask download` fills" if name == "CROSSTASK_DATA" else ""
         raise ValueError(
             f"the environment variable {name} in {os.fspath(path)!r} is not set; "
-            f"`export {name}=/path/to/the/data`, or write the path itself"
+            f"`export {name}=/path/to/the/data`{filling}, or write the path itself"
         )
     return Path(filled)
 

@@ -154,7 +154,10 @@ class Bench(Benchmark):
                     raise
                 self.missing[name] = f"no files: {error}"
         if not names_of:
-            raise MissingFiles(f"none of the collections has files; {next(iter(self.missing.values()))}")
+            raise MissingFiles(
+                f"none of the collections has files; {next(iter(self.missing.values()))}; `crosstask download` obtains "
+                "those of OPT-IML (docs/data.md)"
+            )
         return names_of
 
     @cached_property

@@ -47,3 +47,9 @@ def test_models_and_files_of_samples_are_found_by_the_same_rule(home: Path) -> N
     assert ModelSamples(["~/rows.jsonl"]).files == ModelSamples([home / "rows.jsonl"]).files
     with pytest.raises(ValueError, match=r"the environment variable NOWHERE in .\$NOWHERE/a. is not set"):
         expanded(Path("$NOWHERE/a"))
+
+
+def test_an_unset_data_folder_is_answered_with_the_command_that_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CROSSTASK_DATA", raising=False)
+    with pytest.raises(ValueError, match="CROSSTASK_DATA=/path/to/the/data`, which `crosstask download` fills"):
+        expanded("$CROSSTASK_DATA/superni")
