@@ -60,6 +60,7 @@ class Reading:
         max_length: Maximum number of tokens of an instruction and an option together.
         truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
         cut: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``.
+        chat: Whether an instruction and an option are rendered by the tokenizer's chat template.
         dtype: Type of the model's parameters.
         budget: Maximum number of tokens of a batch; scores do not depend on it.
         device: Device of the model; None for the GPU of the process if it has one.
@@ -68,6 +69,7 @@ class Reading:
     max_length: int
     truncation: Truncation
     cut: Cut
+    chat: bool
     dtype: str
     budget: int
     device: str | None
@@ -100,6 +102,7 @@ def classify_tasks(
     max_length: int = 512,
     truncation: Truncation = "instruction",
     cut: Cut = "middle",
+    chat: bool | list[str] = False,
     seed: int = 0,
     budget: int = 8192,
     dtype: str | None = None,
@@ -130,6 +133,8 @@ def classify_tasks(
             as in Cappy's released program.
         cut: Part of a long instruction that is cut, for scorers and language models: ``middle``, ``end`` (as in the
             released program) or ``beginning``.
+        chat: Whether models read an instruction as a user's message, and an option as its answer, in their tokenizers'
+            chat templates; or the names of the models that do, e.g. a reward model beside Cappy.
         seed: Seed of the rendering, if `prompt` makes random choices.
         budget: Maximum number of tokens of a batch; it changes speed and memory, not scores.
         dtype: Type of the models' parameters; a scorer's head stays in float32. By default float32, or bfloat16 for
@@ -145,12 +150,13 @@ def classify_tasks(
     listed = listed_tasks(benchmark, split, tasks)
     read = partial(read_questions, benchmark, prompt=prompt, seed=seed, rows=examples)
     question_set = shared_questions(benchmark, listed, read, [*scorers.values(), *generators.values()])
-    reading = Reading(max_length, truncation, cut, dtype or "float32", budget, device)
-    scorer_reading = replace(reading, dtype=scorer_type(dtype, device))
-    loads = {name: partial(load_scorer, model, scorer_reading) for name, model in scorers.items()}
-    loads |= {name: partial(load_language_model, model, reading) for name, model in generators.items()}
-    about = {name: scorer_reading.about(model) for name, model in scorers.items()}
-    about |= {name: reading.about(model) for name, model in generators.items()}
+    plain = Reading(max_length, truncation, cut, False, dtype or "float32", budget, device)
+    readings = dict.fromkeys(scorers, replace(plain, dtype=scorer_type(dtype, device)))
+    readings |= dict.fromkeys(generators, plain)
+    readings |= {name: replace(readings[name], chat=True) for name in chat_models(chat, list(readings))}
+    loads = {name: partial(load_scorer, model, readings[name]) for name, model in scorers.items()}
+    loads |= {name: partial(load_language_model, model, readings[name]) for name, model in generators.items()}
+    about = {name: readings[name].about(model) for name, model in (scorers | generators).items()}
     console, files, parameters = Console(), dict[str, ScoreFiles[Question]](), dict[str, int]()
     for name, load in loads.items():
         files[name] = ScoreFiles(folder / "scores", name, about[name], question_set.questions)
@@ -241,6 +247,23 @@ def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> 
             raise ValueError(f"models called {called} need names that files can have, all different")
 
 
+def chat_models(chat: bool | Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names of the models that read prompts in their chat templates.
+
+    Args:
+        chat: Whether all do, or the names of those that do.
+        names: Names of all models.
+
+    Raises:
+        ValueError: `chat` has another name.
+    """
+    if isinstance(chat, bool):
+        return list(names) if chat else []
+    if unknown := sorted(set(chat) - set(names)):
+        raise ValueError(f"chat names {unknown}, and the models are called {', '.join(names)}")
+    return list(chat)
+
+
 def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> list[str]:
     """Return the names of the tasks to evaluate: `tasks`, or those of the split if it is empty.
 
@@ -287,6 +310,7 @@ def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
         max_length=how.max_length,
         truncation=how.truncation,
         cut=how.cut,
+        chat=how.chat,
         tokens_per_forward=how.budget,
     )
 
@@ -310,6 +334,7 @@ def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
             questions,
             longest=how.max_length,
             cut=how.cut,
+            chat=how.chat,
             tokens_per_forward=how.budget,
             cuts=cuts,
         )

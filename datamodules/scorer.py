@@ -10,13 +10,13 @@ from .evaluation.evaluation_set import read_evaluation
 from .mixture.proportions import MixtureRules
 from .packing.document_groups import Groups
 from .packing.row_settings import require_epochs
-from .rendering.prompts import OptImlPrompt, PromptForm
+from .rendering.prompts import ChatPrompt, OptImlPrompt, PromptForm
 from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .scoring.instruction_groups import instruction_groups
 from .scoring.instruction_truncation import instruction_cut
 from .scoring.pair_preparation import ScoredPreparation
-from .scoring.pair_rows import ScoredRows, pair_frame
+from .scoring.pair_rows import ScoredRows, chat_frame, pair_frame
 from .scoring.response_sets import ResponseStage, read_responses
 from .scoring.samples import ModelSamples
 from .scoring.scorer_settings import Augmentation, PairRows, ResponseEvaluation, pair_truncation
@@ -36,7 +36,8 @@ class ScorerDataModule(StoredDataModule):
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
-        prompt: How an example becomes an instruction, in training and evaluation.
+        prompt: How an example becomes an instruction, in training and evaluation. ChatPrompt reads pairs in the
+            tokenizer's chat template, as reward models of chat models do.
         rows: Length, number and packing of the training rows.
         mixture: How often each task is drawn; its sizes are numbers of pairs, or of instructions if pairs are grouped.
         instances: How many instances of a task train, validate and test; a training instance gives several pairs.
@@ -108,6 +109,7 @@ class ScorerDataModule(StoredDataModule):
 
     def _prepare_how(self) -> ScoredPreparation:
         tokenizer = load_tokenizer(self.tokenizer_name, eos=False)
+        frame = chat_frame if isinstance(self.prompt, ChatPrompt) else pair_frame
         return ScoredPreparation(
             benchmark=self.benchmark,
             prompt=self.prompt,
@@ -117,7 +119,7 @@ class ScorerDataModule(StoredDataModule):
             instances=self.instances,
             seed=self.seed,
             folder=self.cache,
-            frame=pair_frame(tokenizer),
+            frame=frame(tokenizer),
             samples=self.samples,
             label=self.augmentation.label,
             option_samples=self.augmentation.option_samples,

@@ -142,7 +142,12 @@ class ScorerModule(PlannedTraining):
         return self.model
 
     def cross_encoder(
-        self, *, max_length: int = 512, truncation: Truncation = "instruction", cut: Cut = "middle"
+        self,
+        *,
+        max_length: int = 512,
+        truncation: Truncation = "instruction",
+        cut: Cut = "middle",
+        chat: bool = False,
     ) -> CrossEncoder:
         """Return the model and its tokenizer as a ``CrossEncoder``, which scores pairs of texts without Lightning.
 
@@ -150,10 +155,11 @@ class ScorerModule(PlannedTraining):
             max_length: Largest number of tokens of an (instruction, response) pair.
             truncation: Which text of a longer pair is truncated.
             cut: Which tokens a long instruction loses.
+            chat: Whether pairs are in the tokenizer's chat template, as those that ``ChatPrompt`` trains on.
         """
         model, tokenizer = self.scorer, self.tokenizer
         assert tokenizer is not None
-        return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation, cut=cut)
+        return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation, cut=cut, chat=chat)
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """Return this batch's part of the mean loss over all pairs, or all instructions, of the optimizer step."""

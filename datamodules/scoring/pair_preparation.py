@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..evaluation.lossy_tokenization import EQUAL_OPTIONS, are_equal
-from ..rendering.prompts import rendering_rng
+from ..rendering.prompts import ChatPrompt, rendering_rng
 from ..rendering.skipped_examples import skip_reason
 from ..rendering.unknown_tokens import UnknownCounter
 from ..rouge import ROUGE_L, cannot_score
@@ -34,6 +34,8 @@ MISMATCHES = 1
 """Index of the random stream that draws mismatches; prompts are rendered from another one."""
 
 UNUSED_SAMPLES = Remark("examples with options, whose samples are not trained on (augmentation.option_samples)")
+
+SEVERAL_MESSAGES = "conversations of several messages, while a pair in a chat template holds one and its answer"
 
 UNREAD_REFERENCES = Remark(
     "examples with samples whose references ROUGE-L cannot read (augmentation.label: "
@@ -148,7 +150,7 @@ class ScoredPreparation(Preparation):
         samples = self.samples.of(task.name)
         rouge = next((name for name, label in ROUGE_L.items() if label is self.label), None)
         for place, example in enumerate(examples):
-            reason = skip_reason(task, example)
+            reason = skip_reason(task, example) or self.pair_problem(example)
             instruction = "" if reason else self.render(task, example).source.strip()
             if not instruction:
                 yield reason or "empty instruction"
@@ -165,6 +167,10 @@ class ScoredPreparation(Preparation):
                     example, instruction, sampled, rendering_rng(self.seed, task.name, example.id, MISMATCHES)
                 ),
             )
+
+    def pair_problem(self, example: Example) -> str | None:
+        """Return the reason why the pairs of an example cannot hold it, or None."""
+        return SEVERAL_MESSAGES if isinstance(self.prompt, ChatPrompt) and len(example.turns) > 2 else None
 
     def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
         """Tokenize pairs of instruction and response without truncation; each distinct text is tokenized once."""

@@ -113,7 +113,10 @@ def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *,
         of_task = {example.id: example for example in preparation.benchmark.examples(name)}
         references = References(of_task.values())
         for example, prompt in members:
-            responses = responses_to_rank(of_task[example.id], references, preparation, mismatches=mismatches)
+            one = of_task[example.id]
+            responses = preparation.pair_problem(one) or responses_to_rank(
+                one, references, preparation, mismatches=mismatches
+            )
             if isinstance(responses, str):
                 skipped[responses] += 1
                 continue

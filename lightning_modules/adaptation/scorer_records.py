@@ -202,7 +202,9 @@ def scored_record(adapted: AdaptedScorer, training: ScorerTraining, sampled: Seq
     """
     truncation = pair_truncation(training.truncation, faithful=training.faithful)
     cut = instruction_cut(training.cut, faithful=training.faithful)
-    encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=truncation, cut=cut)
+    encoder = adapted.module.cross_encoder(
+        max_length=training.pair_length, truncation=truncation, cut=cut, chat=adapted.chat
+    )
     return {
         "scores": score_responses(encoder, sampled),
         "calibration": adapted.calibration and adapted.calibration._asdict(),

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 
 from ...datamodules.benchmarks import Benchmark, Split
 from ...datamodules.packing.replicas import process_of_job
-from ...datamodules.rendering.prompts import PromptForm
+from ...datamodules.rendering.prompts import ChatPrompt, PromptForm
 from ...datamodules.rouge import ROUGE_L, Rouge
 from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
@@ -65,6 +65,7 @@ class AdaptedScorer(NamedTuple):
 
     Args:
         module: The trained scorer.
+        chat: Whether it was trained on pairs in the tokenizer's chat template.
         calibration: Calibration of its scores; None without calibration examples.
         pairs: Number of distinct training pairs.
         unanswered: Number of training examples without a response of the language model; 0 without augmentation.
@@ -82,6 +83,7 @@ class AdaptedScorer(NamedTuple):
     """
 
     module: ScorerModule
+    chat: bool
     calibration: Calibration | None
     pairs: int
     unanswered: int
@@ -97,8 +99,9 @@ class AdaptedScorer(NamedTuple):
     parameters: int
 
     def cost(self) -> dict[str, float]:
-        """Return all fields but the module and its calibration."""
-        return {name: value for name, value in self._asdict().items() if name not in ("module", "calibration")}
+        """Return the numbers, i.e. all fields but the module, how it reads pairs, and its calibration."""
+        without = ("module", "chat", "calibration")
+        return {name: value for name, value in self._asdict().items() if name not in without}
 
 
 def adapt(
@@ -143,6 +146,7 @@ def adapt(
     weights = list(module.scorer.parameters())
     return AdaptedScorer(
         module.eval(),
+        isinstance(prompt, ChatPrompt),
         calibrated(module, data, samples, rouge) if training.calibration_examples else None,
         pairs=report.examples,
         unanswered=unanswered,
@@ -230,7 +234,8 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str],
     """
     sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
     kind = data.row_kind
-    encoder = module.cross_encoder(max_length=kind.pair_length, truncation=kind.truncation, cut=kind.part)
+    chat = isinstance(data.prompt, ChatPrompt)
+    encoder = module.cross_encoder(max_length=kind.pair_length, truncation=kind.truncation, cut=kind.part, chat=chat)
     scores = score_responses(encoder, sampled)
     quality = [to_scored_responses(one, rouge=rouge).quality for one in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))

@@ -8,12 +8,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.pretrained_weights import read_config
-from ...datamodules.rendering.chat import chat_end, chat_joint, chat_prompt
+from ...datamodules.rendering.chat import chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.schema import Turn
@@ -24,6 +24,7 @@ from ...datamodules.scoring.samples import Key, Sample
 from ...datamodules.scoring.truncated_texts import CutTexts
 from ..attention.isolation_checks import padded_attention, require_document_attention
 from ..devices import number_type, process_device
+from ..evaluation.answer_form import AnswerForm, answer_form
 from ..evaluation.likelihood import score_options
 from ..generation.decoding import prompt_seed
 from ..generation.generate import generate
@@ -65,7 +66,7 @@ def sample_responses(
     Raises:
         ValueError: The model's positions leave no room for a prompt.
     """
-    too_long, room, form = 0, _room(model, settings), _answer_form(tokenizer, settings)
+    too_long, room, form = 0, _room(model, settings), answer_form(tokenizer, chat=settings.chat, bos=settings.bos)
     for chunk in _chunks(prompts):
         left = [prompt for prompt in chunk if not file.holds(_key(prompt), prompt.source)]
         if not left:
@@ -96,27 +97,6 @@ def sample_responses(
     return too_long
 
 
-class _AnswerForm(NamedTuple):
-    """The tokens and text that join a prompt and its answer.
-
-    Args:
-        bos: Whether bos begins a prompt; None for the tokenizer's own behavior.
-        joint: Text between a prompt and its answer.
-        end: Token id that ends the answer; None for the tokenizer's eos.
-    """
-
-    bos: bool | None
-    joint: str
-    end: int | None
-
-
-def _answer_form(tokenizer: PreTrainedTokenizerBase, settings: SamplingSettings) -> _AnswerForm:
-    """Return the form of prompts and answers; a chat template writes bos, the text before the answer, and its end."""
-    if settings.chat:
-        return _AnswerForm(False, chat_joint(tokenizer), chat_end(tokenizer))
-    return _AnswerForm(settings.bos, " ", None)
-
-
 def _room(model: PreTrainedModel, settings: SamplingSettings) -> int:
     """Return the largest number of tokens of a prompt that the settings and the model's positions allow.
 
@@ -142,7 +122,7 @@ def _sources(
     texts: Sequence[str],
     room: int,
     cut: Cut,
-    form: _AnswerForm,
+    form: AnswerForm,
 ) -> tuple[list[list[int]], int]:
     """Return the token ids of prompts, cut to `room` tokens, and how many prompts were longer."""
     pair = bool(model.config.is_encoder_decoder)

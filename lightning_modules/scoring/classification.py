@@ -17,13 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...datamodules.benchmarks import Benchmark
 from ...datamodules.evaluation.lossy_tokenization import equal_options_reason
 from ...datamodules.evaluation.options import option_problem
+from ...datamodules.rendering.chat import chat_prompt
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.skipped_examples import skip_reason
 from ...datamodules.rendering.unknown_tokens import UnknownCounter
-from ...datamodules.schema import Example
+from ...datamodules.schema import Example, Turn
 from ...datamodules.scoring.instruction_truncation import Cut
 from ...datamodules.scoring.pair_rows import tokenize_texts
 from ...datamodules.scoring.truncated_texts import CutTexts
+from ..evaluation.answer_form import answer_form
 from ..evaluation.likelihood import score_options
 from .cross_encoder import CrossEncoder
 
@@ -215,6 +217,7 @@ def scores_by_likelihood(
     *,
     longest: int,
     cut: Cut = "middle",
+    chat: bool = False,
     tokens_per_forward: int = 8192,
     cuts: CutTexts | None = None,
 ) -> list[list[float]]:
@@ -226,14 +229,18 @@ def scores_by_likelihood(
         questions: Questions of any tasks.
         longest: Largest number of tokens of prompt and option together (in an encoder-decoder model, of the prompt).
         cut: Part of a prompt that is cut if it is too long: "beginning", "middle" or "end".
+        chat: Whether a prompt is rendered as a user's message by the tokenizer's chat template, and an option ends as
+            an answer ends there.
         tokens_per_forward: Largest number of tokens in a forward pass.
         cuts: Receives every prompt that was cut; None for a warning with their number.
     """
+    prompts = [question.instruction for question in questions]
     scores = score_options(
         model,
         tokenizer,
-        [question.instruction for question in questions],
+        [chat_prompt(tokenizer, [Turn("user", prompt)]) for prompt in prompts] if chat else prompts,
         [question.options for question in questions],
+        **answer_form(tokenizer, chat=chat)._asdict(),
         longest=longest,
         cut=cut,
         tokens_per_forward=tokens_per_forward,

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from crosstask.callbacks.report.classification_report import Classified, classification_report, print_classification
 from crosstask.commands.classify import classify_tasks
@@ -165,6 +172,54 @@ def test_a_language_model_answers_with_its_likeliest_option(
             totals.append(float(logs[0, len(source) - 1 : -1].gather(1, ids[0, len(source) :, None]).sum()))
         right.append(totals.index(max(totals)) == n % 2)
     assert found["pooled"] == sum(right) / 4
+
+
+def test_models_of_chats_read_prompts_in_their_templates(
+    toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    """Likelihoods and scores are transformers' for the ids of ``apply_chat_template``; other models are as before."""
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant\n{% endif %}"
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(**tiny_model, vocab_size=len(tokenizer), num_labels=1, pad_token_id=0, initializer_range=0.5)
+    models = {"flan": LlamaForCausalLM(config).eval(), "reward": LlamaForSequenceClassification(config).eval()}
+    paths = {name: str(tmp_path / name) for name in (*models, "plain")}
+    for name, model in {**models, "plain": models["reward"]}.items():
+        model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+    scorers, generator = {name: paths[name] for name in ("plain", "reward")}, {"flan": paths["flan"]}
+    short: dict[str, Any] = {"max_length": 64}
+    classify_tasks(
+        Templated(), str(tmp_path / "out"), scorer=scorers, generator=generator, chat=["flan", "reward"], **short
+    )
+    lines = [json.loads(line) for line in (tmp_path / "out/questions.jsonl").read_text().splitlines()]
+    plain = CrossEncoder.from_pretrained(paths["plain"], **short)
+    for n, line in enumerate(lines):
+        for place, option in enumerate(("cat", "dog")):
+            question = [{"role": "user", "content": f"list: {n} Answer:"}]
+            prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)["input_ids"]
+            whole = [*question, {"role": "assistant", "content": option}]
+            ids = torch.tensor([tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]])
+            answered = torch.tensor([[*prompt, *tokenizer(option)["input_ids"], tokenizer.eos_token_id]])
+            with torch.no_grad():
+                logs = models["flan"](answered).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+                reward = float(models["reward"](ids, attention_mask=torch.ones_like(ids)).logits)
+            likelihood = float(logs.gather(1, answered[0, len(prompt) :, None]).sum())
+            assert line["scores"]["flan"][place] == pytest.approx(likelihood, abs=1e-4)
+            assert line["scores"]["reward"][place] == pytest.approx(reward, abs=1e-5)
+        expected = plain.score([f"list: {n} Answer:"] * 2, ["cat", "dog"]).tolist()
+        assert line["scores"]["plain"] == pytest.approx(expected, abs=1e-5)
+        assert line["scores"]["plain"] != pytest.approx(line["scores"]["reward"], abs=1e-3)
+    with pytest.raises(ValueError, match=r"chat names \['cappy'\], and the models are called plain, reward, flan"):
+        classify_tasks(Templated(), "other", scorer=scorers, generator=generator, chat=["cappy"])
+    without = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    without.save_pretrained(tmp_path / "plain")
+    (tmp_path / "plain/chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="plain' has no chat template"):
+        classify_tasks(Templated(), str(tmp_path / "none"), scorer=paths["plain"], chat=True, **short)
 
 
 def test_somebody_answers() -> None:
