@@ -5,6 +5,7 @@
     folder/
       tasks/task001_toy_copy_animals.json ...      the real format, read by the real reader
       splits/default/{train,dev,test}_tasks.txt
+      splits/choose/{train,test}_tasks.txt         the five tasks of choosing an option; four of them train
       tokenizer/                                   byte-level BPE, trained on the train tasks' text
       families/                                    with ``families``: files for every other reader, see families.py
       manifest.json                                the arguments
@@ -111,10 +112,17 @@ def _write(folder: Path, instances: int, seed: int) -> None:
             names_of[split].append(name)
         if "train" in task.splits:
             texts += _prompts(task.definition, record["Instances"][TEST_INSTANCES:])
-    (folder / "splits/default").mkdir(parents=True)
-    for split, names in names_of.items():
-        (folder / "splits/default" / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
+    _write_split_lists(folder / "splits/default", names_of)
+    choosing = [name for name in names_of["train"] if "_toy_choose_" in name]
+    unseen = [name for name in names_of["test"] if "_toy_choose_" in name and name not in choosing]
+    _write_split_lists(folder / "splits/choose", {"train": choosing, "test": choosing + unseen})
     write_bpe(texts, folder / "tokenizer", vocabulary=VOCABULARY, longest=512)
+
+
+def _write_split_lists(folder: Path, names_of: dict[str, list[str]]) -> None:
+    folder.mkdir(parents=True)
+    for split, names in names_of.items():
+        (folder / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
 
 
 def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[str, Any]:

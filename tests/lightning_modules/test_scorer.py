@@ -358,6 +358,21 @@ def test_a_tiny_scorer_learns_to_rank_what_it_never_saw(kinds: Path, toybench: P
     assert {json.loads(line)["prediction"] for line in lines} <= {"animal", "color", "food"}
 
 
+def test_the_recipe_trains_a_few_tasks_of_one_category(toybench: Path, tmp_path: Path) -> None:
+    """From random weights a scorer of all tasks stays at chance: the recipe's are those of choosing an option."""
+    settings = yaml.safe_load(CONFIG.read_text())["data"]["init_args"]
+    settings["benchmark"]["init_args"]["folder"] = str(toybench)
+    benchmark = NaturalInstructions(**settings["benchmark"]["init_args"])
+    names = {split: [name.partition("_toy_")[2] for name in benchmark.task_names(split)] for split in ("train", "test")}
+    assert names["train"] == [f"choose_{kind}" for kind in ("animals", "colors", "names", "numbers")]
+    assert names["test"] == [*names["train"], "choose_foods"]
+    data = ScorerDataModule(benchmark, str(toybench / "tokenizer"), instances=Instances(test=5), cache=str(tmp_path))
+    data.setup("test")
+    examples = data.stage("test").examples
+    levels = {example.task.partition("_toy_")[2]: str(example.level) for example in examples}
+    assert levels == dict.fromkeys(names["train"], "fully_supervised") | {"choose_foods": "partially_supervised"}
+
+
 def test_accumulated_batches_train_the_same_weights(kinds: Path, toybench: Path, tmp_path: Path) -> None:
     weights, losses = [], []
     for accumulation in (1, 2):
