@@ -89,7 +89,7 @@ class ScorerModule(PlannedTraining):
             raise ValueError(f"label_temperature must be positive, got {label_temperature}")
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
         if isinstance(config, dict):  # rejects fields that no model is built of, before data is prepared
-            model_config(config, vocabulary=1, dropout=self.network.dropout)
+            model_config(config, vocabulary=1000, dropout=self.network.dropout)  # of any size
         if self.network.attention != "document":
             raise ValueError(
                 f"a scorer chooses its attention by its encoder, got network.attention = {self.network.attention!r}: "
