@@ -14,6 +14,7 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -111,10 +112,9 @@ class FileTasks(Benchmark):
         if others := [split for split in self._dataset_splits if split not in LIKE_SPLITS]:
             lines.append(f"splits of {self.source} that are not read: {some(others)}; set `split` to read one")
         names_of: dict[str, list[str]] = defaultdict(list)
-        for name, source in sorted(sources.items()):
-            form = self._form(name)
-            unread = unread_columns(form, islice(self._rows(source), ROWS_LOOKED_AT))
-            names_of[f"{form}{'; columns that are not read: ' + ', '.join(unread) if unread else ''}"].append(name)
+        for name in sorted(sources):
+            with suppress(ValueError, OSError):  # reading the task's examples raises it again, with the task's name
+                names_of[self._form_line(name)].append(name)
         return lines + [f"{some(names)}: the form of the rows is {form}" for form, names in names_of.items()]
 
     def task(self, name: str) -> Task:
@@ -138,7 +138,7 @@ class FileTasks(Benchmark):
                 sources=row.texts("sources", default=()),
                 metric=_one_of(row, "metric", Metric, default="rouge_l"),
                 match=_one_of(row, "match", MatchRule, default="text"),
-                level="fully_supervised" if source.trained_apart else None,
+                level="fully_supervised" if source.trained else None,
                 licence=row.text("licence", default=""),
             )
 
@@ -203,6 +203,12 @@ class FileTasks(Benchmark):
                 raise ValueError(f"{source.source} has no rows")
             self._forms[name] = form
         return self._forms[name]
+
+    def _form_line(self, name: str) -> str:
+        """Return the form of a task's rows, followed by the columns that are not read."""
+        form = self._form(name)
+        unread = unread_columns(form, islice(self._rows(self._source(name)), ROWS_LOOKED_AT))
+        return f"{form}{'; columns that are not read: ' + ', '.join(unread) if unread else ''}"
 
     def _metadata(self, source: TaskSource) -> Row:
         path = source.metadata

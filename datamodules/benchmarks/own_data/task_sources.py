@@ -4,7 +4,7 @@ A source is one file, a folder of files, a folder of splits, or a dataset.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -33,22 +33,21 @@ class TaskSource:
         source: A file, a saved dataset, or a hub name.
         category: Category of the task if its metadata states none.
         split: Split of a dataset to read; None for a file.
-        trained_apart: Whether another file of the same dataset trains. The level of the task is then fully supervised.
+        trained: Source of the same dataset that trains; None if there is none, or if these are the rows that train.
+            With it, the level of the task is fully supervised.
     """
 
     source: str
     category: str
     split: str | None = None
-    trained_apart: bool = False
+    trained: str | None = None
 
     @property
     def metadata(self) -> Path | None:
-        """The JSON file with the task's metadata, beside its rows; None if there is none."""
-        path = Path(self.source)
-        if self.split is not None or format_of(path) == ".json":
-            return None
-        about = path.with_name(f"{task_name_of(path)}.json")
-        return about if about.is_file() and _describes(about) else None
+        """The JSON file with the task's metadata, beside its rows or else beside those that train; None without one."""
+        paths = [Path(source) for source in (self.source, self.trained) if source and self.split is None]
+        beside = (path.with_name(f"{task_name_of(path)}.json") for path in paths)
+        return next((about for about in beside if about.is_file() and _describes(about)), None)
 
 
 Sources = dict[Split, dict[str, TaskSource]]
@@ -80,7 +79,7 @@ def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sou
 
     Raises:
         MissingFiles: The source does not exist.
-        ValueError: It holds no file of rows, or two files of one task.
+        ValueError: Two of its files are the same task.
     """
     path = expanded(source)
     if path.is_file():
@@ -95,7 +94,7 @@ def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sou
         return _of_dataset(str(path), path.name, split, splits)
     folders: Sources = {each: _files(path / each) for each in get_args(Split)}
     if any(folders.values()):
-        return folders
+        return _own_splits(folders)
     files = _files(path)
     if _is_copy(path):
         return _of_dataset(str(path), path.name, split, splits)
@@ -131,10 +130,37 @@ def _splits_of_one_task(name: str, files: Mapping[str, TaskSource]) -> Sources:
     sources: Sources = {each: {} for each in get_args(Split)}
     for stem, file in files.items():
         part = LIKE_SPLITS[stem]
-        apart = part != "train" and "train" in files
+        trained = files["train"].source if part != "train" and "train" in files else None
         task = name if part == "train" else f"{name}_{stem}"
-        sources[part][task] = TaskSource(file.source, name, file.split, trained_apart=apart)
+        sources[part][task] = TaskSource(file.source, name, file.split, trained=trained)
     return sources
+
+
+def _own_splits(folders: Sources) -> Sources:
+    """Return the tasks of folders; a file that differs from its task's first one is named for its split: rhymes_test.
+
+    Raises:
+        ValueError: Another file has that name.
+    """
+    sources: Sources = {split: {} for split in folders}
+    for split, files in folders.items():
+        for name, file in files.items():
+            first = next(tasks[name] for tasks in folders.values() if name in tasks)
+            if _equal_files(Path(first.source), Path(file.source)):
+                sources[split][name] = file
+                continue
+            own = f"{name}_{split}"
+            if others := [tasks[own].source for tasks in folders.values() if own in tasks]:
+                raise ValueError(f"{file.source} and {others[0]} are both the task {own!r}; rename one")
+            trained = folders["train"].get(name)
+            sources[split][own] = replace(file, trained=trained.source if trained else None)
+    return sources
+
+
+def _equal_files(first: Path, second: Path) -> bool:
+    return first == second or (
+        first.stat().st_size == second.stat().st_size and first.read_bytes() == second.read_bytes()
+    )
 
 
 def _files(folder: Path) -> dict[str, TaskSource]:
@@ -154,7 +180,7 @@ def _describes(path: Path) -> bool:
 
 
 def source_of(name: str, sources: Sources, place: str) -> TaskSource:
-    """Return where the rows of a task are; a task that is in two splits must have equal files in both.
+    """Return where the rows of a task are; the files of a task that is in two splits are equal.
 
     Args:
         name: Name of the task.
@@ -163,13 +189,8 @@ def source_of(name: str, sources: Sources, place: str) -> TaskSource:
 
     Raises:
         MissingFiles: There is no task of this name.
-        ValueError: Two splits have different files of the task.
     """
-    listed = list({tasks[name].source: tasks[name] for tasks in sources.values() if name in tasks}.values())
-    if not listed:
-        available = [task for tasks in sources.values() for task in tasks]
-        raise MissingFiles(f"no file of this task among {len(set(available))} in {place}; {nearest(name, available)}")
-    if len(listed) > 1 and len({Path(one.source).read_bytes() for one in listed}) > 1:
-        paths = ", ".join(one.source for one in listed)
-        raise ValueError(f"{paths} differ; a task in two splits needs equal files")
-    return listed[0]
+    if (source := next((tasks[name] for tasks in sources.values() if name in tasks), None)) is not None:
+        return source
+    available = {task for tasks in sources.values() for task in tasks}
+    raise MissingFiles(f"no file of this task among {len(available)} in {place}; {nearest(name, sorted(available))}")

@@ -12,8 +12,8 @@ from transformers import (
     AutoModelForCausalLM,
     BartConfig,
     BartForConditionalGeneration,
-    GPTJConfig,
-    GPTJForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LongT5Config,
@@ -61,9 +61,9 @@ REJECTED = {
         ),
         "PegasusForConditionalGeneration.*positions cannot restart",
     ),
-    "gptj": (
-        lambda: GPTJForCausalLM(GPTJConfig(vocab_size=40, n_embd=32, n_layer=1, n_head=4, rotary_dim=4)),
-        "GPTJForCausalLM.*AttentionInterface",
+    "bloom": (
+        lambda: BloomForCausalLM(BloomConfig(vocab_size=40, hidden_size=32, n_layer=1, n_head=4)),
+        "BloomForCausalLM.*AttentionInterface",
     ),
     "xglm": (lambda: XGLMForCausalLM(XGLMConfig(**XGLM_SMALL)), "XGLMForCausalLM.*AttentionInterface"),
     "mamba": (
@@ -97,7 +97,7 @@ def test_a_rejection_names_the_attention_that_works() -> None:
 
 
 def test_a_scorer_with_its_own_attention_reads_padded_pairs() -> None:
-    config = GPTJConfig(vocab_size=40, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, pad_token_id=1)
+    config = BloomConfig(vocab_size=40, hidden_size=32, n_layer=1, n_head=4, pad_token_id=1)
     model = build_scorer(config, weights=None, dtype=torch.float32)
     assert getattr(model, PADDED)
 

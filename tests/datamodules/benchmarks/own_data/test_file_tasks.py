@@ -116,9 +116,37 @@ def test_wrong_names_are_answered(folder: Path) -> None:
         reader.task_names("dev")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"where files of rows \(.jsonl, .*\) should be"):
         FileTasks(f"{folder}/none").task_names("train")
+
+
+def test_different_files_of_one_task_are_its_own_splits(folder: Path) -> None:
     write(folder, "test/rhymes", {"input": "other", "output": "mother"})
-    with pytest.raises(ValueError, match="differ; a task in two splits needs equal files"):
-        FileTasks(str(folder)).task("rhymes")
+    write(folder, "validation/rhymes", {"input": "moon", "output": "June"})
+    reader = FileTasks(str(folder))
+    names = [reader.task_names(split) for split in ("train", "validation", "test")]
+    assert names == [["rhymes"], ["rhymes_validation"], ["colours", "rhymes_test"]]
+    assert [example.input for example in reader.examples("rhymes_test")] == ["other"]
+    task = reader.task("rhymes_test")
+    assert (task.level, task.category, task.definition) == ("fully_supervised", "Poem Generation", ABOUT["definition"])
+    assert reader.task("rhymes").level is None
+
+    (folder / "test/rhymes.json").write_text(json.dumps(ABOUT | {"definition": "Rhyme!"}))
+    assert FileTasks(str(folder)).task("rhymes_test").definition == "Rhyme!"  # metadata of its own comes first
+    write(folder, "test/rhymes_test", {"input": "a", "output": "b"})
+    with pytest.raises(ValueError, match=r"test/rhymes.jsonl and .*rhymes_test.jsonl are both the task 'rhymes_test'"):
+        FileTasks(str(folder)).task_names("test")
+
+
+def test_equal_files_of_one_task_are_one_task_in_two_splits(folder: Path) -> None:
+    (folder / "test/rhymes.jsonl").write_bytes((folder / "train/rhymes.jsonl").read_bytes())
+    reader = FileTasks(str(folder))
+    assert (reader.task_names("train"), reader.task_names("test")) == (["rhymes"], ["colours", "rhymes"])
+
+
+def test_a_broken_file_hides_no_line_about_another(folder: Path) -> None:
+    write(folder, "train/broken", {"input": "a", "output": "b"})
+    with (folder / "train/broken.jsonl").open("a") as file:
+        file.write("{not JSON\n")
+    assert FileTasks(str(folder)).unread_lines() == ["colours, rhymes: the form of the rows is input_output"]
 
 
 def test_a_fingerprint_follows_both_files(folder: Path) -> None:
