@@ -46,6 +46,8 @@ def answer_inputs(
     model: Sequence[str],
     inputs: str,
     output: str,
+    columns: dict[str, str] | None = None,
+    roles: dict[str, str] | None = None,
     system: str | None = None,
     chat: bool | None = None,
     max_new_tokens: int = 256,
@@ -65,6 +67,9 @@ def answer_inputs(
             table (CSV, TSV, parquet) with these columns. The answers of a training file are references.
         output: File to write, which is never overwritten: JSON lines in the order of the inputs, each with line, id,
             messages, references, and answer or skipped (the reason why there is no answer).
+        columns: Column of the file for each of these fields whose name differs, e.g. ``{input: question, output:
+            answer}``.
+        roles: Role (system, user or assistant) of other names of speakers, e.g. ``{bot: assistant}``.
         system: System message of conversations that have none; null for none.
         chat: Whether the tokenizer's chat template renders the prompts; null uses the template if there is one.
         max_new_tokens: Maximum number of tokens of an answer.
@@ -90,7 +95,7 @@ def answer_inputs(
     path, source = expanded(output), expanded(inputs)
     require_new(path)
     decoding = decoding_of(temperature, top_p)
-    questions = read_questions_file(source, system)
+    questions = read_questions_file(source, system, columns, roles)
     with model_folder(model[0]) as folder:
         settings: dict[str, Any] = {"chat": chat, "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
         answering = answering_model(folder, dtype=dtype, device=device, **settings)

@@ -163,6 +163,36 @@ def test_training_rows_are_read_as_prompts_and_their_answers_as_references(
 
 
 @pytest.mark.parametrize(
+    ("row", "columns", "prompt", "references"),
+    [
+        ({"question": "cat", "answer": "hat"}, {"input": "question", "output": "answer"}, "cat", ("hat",)),
+        ({"question": "cat", "prompt": "no. 1"}, {"prompt": "question"}, "cat", ()),
+        ({"task": "Rhyme.", "input": "cat", "output": "hat"}, {"instruction": "task"}, "Rhyme.\ncat", ("hat",)),
+        ({"input": "cat", "answer": "hat"}, {"output": "answer"}, "cat", ("hat",)),
+        ({"chat": [USER, ASSISTANT]}, {"messages": "chat"}, "cat", ("hat",)),
+        ({"messages": [{"role": "guest", "content": "cat"}, {"role": "host", "content": "hat"}]}, {}, "cat", ("hat",)),
+    ],
+)
+def test_columns_and_roles_are_mapped_as_in_training(
+    row: dict[str, Any], columns: dict[str, str], prompt: str, references: tuple[str, ...], tmp_path: Path
+) -> None:
+    path, roles = write_lines(tmp_path / "my.jsonl", [row]), {"guest": "user", "host": "assistant"}
+    (question,) = read_questions_file(path, columns=columns, roles=roles)
+    assert (question.prompt, question.references) == (prompt, references)
+    with pytest.raises(ValueError, match=r"columns: no field 'promt'; nearest: prompt"):
+        read_questions_file(path, columns={"promt": "question"})
+
+
+def test_labels_of_a_saved_dataset_are_read_by_their_names(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    datasets.Dataset.from_dict({"text": ["a film"], "label": [1]}, features=features).save_to_disk(tmp_path / "films")
+    (question,) = read_questions_file(tmp_path / "films", columns={"input": "text", "output": "label"})
+    assert (question.prompt, question.references) == ("a film", ("good",))
+
+
+@pytest.mark.parametrize(
     ("messages", "reason"),
     [
         ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "a conversation with tools"),
@@ -202,8 +232,8 @@ def test_an_empty_line_of_a_training_file_is_skipped_as_in_training(
         ('{"prompt": "a"', r"line 2: not valid JSON"),
         (
             '{"text": "a"}',
-            "line 2: expected one of the fields messages, .*, or instruction and input, got the fields text; rename "
-            "the one to answer, e.g. to prompt",
+            "line 2: expected one of the fields messages, .*, or instruction and input, got the fields text; name "
+            "the one to answer, e.g. --columns '{prompt: text}'",
         ),
         ('{"prompt": "a", "messages": []}', "line 2: expected one of the fields"),
         ('{"prompt": {}}', "got dict {}"),

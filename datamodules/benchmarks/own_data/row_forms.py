@@ -199,10 +199,19 @@ def declared_form(
             raise ValueError(
                 f"columns: {form} has no field {name!r}; {nearest(name, known)}; fields are {', '.join(known)}"
             )
+    return RowForm(form, dict(columns), known_roles(roles), strict, definition)
+
+
+def known_roles(roles: Mapping[str, str]) -> dict[str, Role]:
+    """Return the role of each known name of a speaker, with those that the user maps.
+
+    Raises:
+        ValueError: A name is mapped to none of the three roles.
+    """
     for name, role in roles.items():
         if role not in get_args(Role):
             raise ValueError(f"roles: {name!r} should be one of {', '.join(get_args(Role))}, got {role!r}")
-    return RowForm(form, dict(columns), {**ROLES, **roles}, strict, definition)  # type: ignore[dict-item]
+    return {**ROLES, **roles}  # type: ignore[dict-item]
 
 
 def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
