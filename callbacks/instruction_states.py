@@ -202,7 +202,13 @@ def stack_states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor:
 def nearest_tokens(
     module: InstructionOptimizationModule, tasks: Sequence[Task], count: int
 ) -> dict[str, list[list[str]]]:
-    """Return, by task, the `count` tokens whose input embeddings are nearest by cosine to each learned embedding."""
+    """Return, by task, the `count` tokens whose input embeddings are nearest by cosine to each learned embedding.
+
+    Args:
+        module: The module, whose instruction is a direct embedder: a table of free embeddings for each task.
+        tasks: The inner tasks, in the order of the table's rows.
+        count: Number of tokens for each embedding.
+    """
     assert isinstance(module.instruction, DirectEmbedder)
     assert module.tokenizer is not None
     table: Any = input_embeddings(module.language_model).weight

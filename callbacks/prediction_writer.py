@@ -147,7 +147,10 @@ class PredictionWriter(Callback):
 
 
 def keep_earlier(path: Path, text: str) -> None:
-    """Rename an existing file of predictions, unless it is equal to `text`, which would overwrite it."""
+    """Rename an existing file of predictions to ``<stage>-earlier-<number>.jsonl``, unless its content is `text`.
+
+    `text` is the content that is about to be written to `path`.
+    """
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") == text:
         return
     number = 1

@@ -30,12 +30,15 @@ class TrainingBar(RichProgressBar):
 
 
 def shown_metrics(trainer: L.Trainer) -> dict[str, float]:
-    """Return the loss of the last step and the metrics that are logged for progress bars."""
+    """Return the loss of the last step and the metrics that are logged for progress bars, by name.
+
+    Reading them waits for the device.
+    """
     bar = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
     return {**training_loss(trainer), **bar}
 
 
 def training_loss(trainer: L.Trainer) -> dict[str, float]:
-    """Return {name: loss} of the last optimizer step; empty before the first one."""
+    """Return {name: loss} of the last optimizer step, over all its batches; empty before the first one."""
     loss = trainer.callback_metrics.get(LOSS)
     return {} if loss is None else {LOSS: float(loss)}

@@ -133,7 +133,11 @@ class BenchmarkDataModule(ResumableStream):
         return any(self._held_out(name)[stage] and self._keeps_out(name, stage) for name in names[stage])
 
     def files_are_gone(self) -> bool:
-        """Return whether the data files are missing, so that a run starts from stored, tokenized examples alone."""
+        """Return whether none of the run's data files exists any more, while the store has what a run needs.
+
+        Such a run starts from the stored, tokenized examples alone, e.g. on a machine that has only the store. False
+        before ``prepare_data`` or ``setup``.
+        """
         return self._start is not None and all_gone(self._start.read)
 
     def _held_out(self, name: str) -> dict[str, int]:
@@ -190,7 +194,7 @@ class BenchmarkDataModule(ResumableStream):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> Any:
-        """Return the batches of the validation; [] if no examples are held out."""
+        """Return the validation's batches: those of the loss, then those to answer; [] if no examples are held out."""
         if not self.instances.validates:
             return []
         return self.stage("validation").validation_loader(replicas(self.trainer), self._answered["validation"])

@@ -105,7 +105,11 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
 
     @property
     def inner_tasks(self) -> list[str]:
-        """Names of the inner tasks, in the order of their learnable instructions; after ``setup("fit")``."""
+        """Names of the inner tasks, in the order of their learnable instructions; after ``setup("fit")``.
+
+        Raises:
+            ValueError: ``setup("fit")`` was not called.
+        """
         if self.task_levels is None:
             raise ValueError('the tasks are not split yet: call setup("fit") first')
         return self.task_levels.inner

@@ -80,7 +80,12 @@ def cells_of_kind(report: SystemsReport, kind: str, level: str | None = None) ->
 
 
 def estimates_in(report: SystemsReport, cell: Cell) -> list[Estimate | None]:
-    """Return every system's value of one score, with its interval; None for a system that lacks it."""
+    """Return the value of one score for each system, with its interval; None for a system that lacks it.
+
+    Args:
+        report: Scores of the systems.
+        cell: Key of the score, e.g. that of a level of generalization.
+    """
     return [estimates_of(system).get(cell) for system in report.systems]
 
 

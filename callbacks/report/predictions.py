@@ -94,10 +94,15 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def written_coverage(predictions: Path) -> Coverage | None:
-    """Read from a run's report which tasks of a published table it has evaluated; None if it belongs to no table.
+    """Read from a run's report which tasks of a published results table it has evaluated.
+
+    None is returned if the run evaluated no published table, or has no report.
 
     Args:
         predictions: File of the run's predictions of a stage; the report is found beside it.
+
+    Raises:
+        ValueError: The report cannot be read.
     """
     path = predictions.parents[1] / f"report/{predictions.stem}/report.json"
     if not path.is_file():

@@ -193,7 +193,13 @@ Panel = tuple[str, Sequence[Sequence[Estimate | None]]]
 
 @styled
 def shot_curves(panels: Sequence[Panel], shots: Sequence[int], systems: Sequence[str]) -> "Figure":
-    """Return a figure with a panel for each heading: scores over the number of shots, a line for each system."""
+    """Return a figure with a panel for each heading: scores over the number of shots, a line for each system.
+
+    Args:
+        panels: (heading, estimates by system and number of shots) of each panel; None for an estimate that is missing.
+        shots: Numbers of shots, from left to right.
+        systems: Names of the systems.
+    """
     from matplotlib.figure import Figure
 
     columns = legend_columns(systems, WIDTH)

@@ -78,7 +78,13 @@ def _none_if_nan(value: float) -> float | None:
 
 
 def write_choices(path: Path, sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]) -> None:
-    """Write a line for each example: every method's choice, and all responses with ROUGE-L and scores."""
+    """Write a line for each example: every method's choice, and all responses with ROUGE-L and scores.
+
+    Args:
+        path: Output file.
+        sampled: The examples with their responses.
+        everything: The same examples in the same order, their responses with scores.
+    """
     with whole_file(path) as out:
         for example, responses in zip(sampled, everything, strict=True):
             line = {

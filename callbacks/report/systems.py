@@ -37,6 +37,9 @@ def parse_systems(arguments: Sequence[str]) -> dict[str, list[Path]]:
 
     >>> parse_systems(["base=runs/a", "runs/b,runs/c"])
     {'base': [PosixPath('runs/a')], 'b, c': [PosixPath('runs/b'), PosixPath('runs/c')]}
+
+    Raises:
+        ValueError: There is no argument, or two systems have the same name.
     """
     if not arguments:
         raise ValueError("name at least one run's folder: crosstask report runs/quickstart")

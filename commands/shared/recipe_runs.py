@@ -118,7 +118,8 @@ def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: Settings of the run that is wanted; folder and logger may differ.
 
     Raises:
-        ValueError: The message names the first differences.
+        ValueError: The message names the first differences, or the input files. Also if the folder has no record of its
+            input files.
     """
     places = {"trainer": {"default_root_dir": "", "logger": ""}}
     finished = read_settings(folder / "recipe.yaml")

@@ -79,6 +79,9 @@ class Bench(Benchmark):
 
         So tasks of one kind, and tasks on the same data, are recognized in different collections. `benchmark` is the
         collection's name in this bench.
+
+        Raises:
+            ValueError: There is no such task; the error names the nearest.
         """
         if name not in self._tasks:
             close = nearest(name, self._tasks)
@@ -92,7 +95,10 @@ class Bench(Benchmark):
             yield replace(example, task=name)
 
     def objective(self, name: str) -> TextObjective | None:
-        """Return the objective that the task's collection has for its text; None for tasks with inputs."""
+        """Return the pre-training objective, e.g. span corruption, that the task's collection has for its text.
+
+        None for tasks whose examples have inputs, and for collections that are trained on the text itself.
+        """
         collection, inner = self._inner(name)
         return collection.objective(inner)
 
@@ -107,7 +113,11 @@ class Bench(Benchmark):
 
     @cached_property
     def split(self) -> TaskSplit:
-        """The tasks that train and are evaluated, by rules and decisions; computed once."""
+        """The tasks that train and are evaluated, by rules and decisions; computed once.
+
+        Raises:
+            ValueError: No task is of ``held_out_category``, or the rules reject the tasks.
+        """
         tasks = list(self._tasks.values())
         readers = {name: collection.name for name, collection in self.collections.items()}
         split = split_tasks(tasks, self.rules, listed=self._listed, readers=readers)

@@ -56,7 +56,7 @@ class BenchmarkText(Benchmark):
             yield Example(name, example.id, example.index + defined, "", targets, skipped=skipped)
 
     def objective(self, name: str) -> TextObjective | None:
-        """Return the `objective` argument, for every task."""
+        """Return the `objective` argument, for every task; None if the whole text is trained."""
         return self.text_objective
 
     def left_out(self) -> Mapping[str, str]:

@@ -82,7 +82,11 @@ class BigBench(Benchmark):
         self.seed = seed
 
     def task_names(self, split: Split) -> list[str]:
-        """Return the names of all tasks, in the split "train" if `part` is "train", and else in "test"."""
+        """Return the names of all tasks, in the split "train" if `part` is "train", and else in "test".
+
+        Raises:
+            ValueError: The argument `tasks` names a task that the source lacks.
+        """
         if split != ("train" if self.part == "train" else "test"):
             return []
         available = self._available()

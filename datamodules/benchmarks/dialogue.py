@@ -99,7 +99,11 @@ def wizard_of_internet(row: Row) -> Iterable[RenderedExample]:
 
 
 def wizard_of_internet_rows(path: Path) -> Iterator[Row]:
-    """Yield the conversations of Wizard of Internet's JSONL file, whose lines map ids to conversations."""
+    """Yield the conversations of Wizard of Internet's JSONL file, whose lines map ids to conversations.
+
+    Raises:
+        ValueError: A conversation is not a JSON object.
+    """
     for row in jsonl_rows(path):
         for identifier, record in row.fields.items():
             if not isinstance(record, dict):
@@ -108,7 +112,11 @@ def wizard_of_internet_rows(path: Path) -> Iterator[Row]:
 
 
 def blended_skill_talk(row: Row) -> Iterable[RenderedExample]:
-    """Yield the dialogue of a Blended Skill Talk record: two opening utterances, then (speaker, text) pairs."""
+    """Yield the dialogue of a Blended Skill Talk record: two opening utterances, then (speaker, text) pairs.
+
+    Raises:
+        ValueError: The turns are not pairs of speaker and text.
+    """
     opening = [row.text("free_turker_utterance"), row.text("guided_turker_utterance")]
     turns = row.value("dialog")
     if not all(isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str) for turn in turns):
@@ -117,7 +125,11 @@ def blended_skill_talk(row: Row) -> Iterable[RenderedExample]:
 
 
 def blended_skill_talk_of_hub(row: Row) -> Iterable[RenderedExample]:
-    """Yield the dialogue of a Blended Skill Talk row on the hub, whose speakers' messages are in two lists."""
+    """Yield the dialogue of a Blended Skill Talk row on the hub, whose speakers' messages are in two lists.
+
+    Raises:
+        ValueError: The numbers of messages of the two speakers differ.
+    """
     free, guided = row.texts("free_messages"), row.texts("guided_messages")
     if not len(guided) <= len(free) <= len(guided) + 1:
         raise row.error(f"expected alternating messages, got {len(free)} free and {len(guided)} guided ones")
@@ -130,6 +142,9 @@ def convai2_rows(path: Path) -> Iterator[Row]:
 
     A dialogue begins at number 1. A line is a turn, a tab, the reply, two tabs and candidate replies, which are not
     read; lines about personas are left out.
+
+    Raises:
+        ValueError: A line does not begin with a number.
     """
     turns: list[str] = []
     first_line = 0

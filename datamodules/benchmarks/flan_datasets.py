@@ -91,6 +91,9 @@ def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
     Args:
         rows: Rows of the dataset.
         dataset: Declaration whose `each` names the lists; rows without these lists are yielded unchanged.
+
+    Raises:
+        ValueError: The lists of a row are not lists of equal length.
     """
     for row in rows:
         lists = {column: value_at(row, path) for column, path in dataset.each.items()}
@@ -139,10 +142,15 @@ def answered_row(row: Row, dataset: FlanDataset) -> AnsweredRow:
 
 
 def filled(pattern: str, row: Row) -> str:
-    """Return a template of FLAN with ``{column}`` replaced by the row's values; other braces are kept, as in FLAN.
+    """Return a template of FLAN with each ``{column}`` replaced by the row's value.
+
+    Braces around anything but a name are kept, as in FLAN.
 
     >>> filled("{text} Is it {good} or {bad}?", Row({"text": "Fine.", "good": "good", "bad": 0}, ""))
     'Fine. Is it good or 0?'
+
+    Raises:
+        ValueError: The row lacks a column.
     """
     return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
 

@@ -75,7 +75,11 @@ def _hypothesis(row: Row) -> str:
 
 
 def copa(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a COPA row: a premise with "because" or "so", and two continuations as options."""
+    """Yield the example of a COPA row: a premise with "because" or "so", and two continuations as options.
+
+    Raises:
+        ValueError: The question is neither "cause" nor "effect".
+    """
     joint = {"cause": "because", "effect": "so"}.get(row.text("question"))
     if joint is None:
         raise row.error(f"'question' should be cause or effect, got {kind(row.value('question'))}")
@@ -92,7 +96,11 @@ def wic(row: Row) -> Iterable[RenderedExample]:
 
 
 def wsc(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a WSC row, whose pronoun is set in asterisks; its options are no and yes."""
+    """Yield the example of a WSC row, whose pronoun is set in asterisks; its options are no and yes.
+
+    Raises:
+        ValueError: The pronoun's index is outside the text.
+    """
     fields = Row(row.value("target"), row.location) if "target" in row.fields else row
     pronoun, noun = fields.text("span2_text"), fields.text("span1_text")
     place = fields.integer("span2_index")
@@ -131,7 +139,11 @@ def piqa(row: Row) -> Iterable[RenderedExample]:
 
 
 def piqa_rows(goals: Path, labels: Path) -> Iterator[Row]:
-    """Yield rows of goals, each with the index of the right solution on the same line of the file of labels."""
+    """Yield rows of goals, each with the index of the right solution on the same line of the file of labels.
+
+    Raises:
+        ValueError: There are not as many labels as goals.
+    """
     rows, places = list(jsonl_rows(goals)), [line.strip() for _, line in text_lines(labels)]
     if len(rows) != len(places):
         raise ValueError(f"{goals.parent}: expected a label for each goal, got {len(places)} for {len(rows)}")
@@ -140,7 +152,11 @@ def piqa_rows(goals: Path, labels: Path) -> Iterator[Row]:
 
 
 def science(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a row of ARC or OpenBookQA, whose options have letters, or numbers in a few rows."""
+    """Yield the example of a row of ARC or OpenBookQA, whose options have letters, or numbers in a few rows.
+
+    Raises:
+        ValueError: The answer is none of the options' letters.
+    """
     stem, options, letters = ai2_question(row)
     key = row.text("answerKey", "")
     if key and key not in letters:
@@ -149,7 +165,11 @@ def science(row: Row) -> Iterable[RenderedExample]:
 
 
 def winogrande(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a Winogrande row; each option is a noun with the text behind the blank."""
+    """Yield the example of a Winogrande row; each option is a noun with the text behind the blank.
+
+    Raises:
+        ValueError: The sentence has no blank.
+    """
     before, blank, after = row.text("sentence").partition("_")
     if not blank:
         raise row.error(f"'sentence' has no blank '_': {kind(row.value('sentence'))}")
@@ -159,7 +179,11 @@ def winogrande(row: Row) -> Iterable[RenderedExample]:
 
 
 def winograd(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a Winograd row; each option is a noun with the text behind the pronoun."""
+    """Yield the example of a Winograd row; each option is a noun with the text behind the pronoun.
+
+    Raises:
+        ValueError: The pronoun is not at its stated place in the text.
+    """
     place, pronoun = row.integer("pronoun_loc"), row.text("pronoun")
     before, after = row.text("text")[: max(place, 0)], row.text("text")[place + len(pronoun) :]
     if row.text("text") != before + pronoun + after:
@@ -196,7 +220,11 @@ def winobias(row: Row) -> Iterable[RenderedExample]:
 
 
 def winobias_rows(path: Path) -> Iterator[Row]:
-    """Yield the sentences of a WinoBias file, whose lines are numbered."""
+    """Yield the sentences of a WinoBias file, whose lines are numbered.
+
+    Raises:
+        ValueError: A line does not begin with a number.
+    """
     for number, line in text_lines(path):
         parts = WINOBIAS.fullmatch(line.strip())
         if not parts:
@@ -209,6 +237,9 @@ def winogender(row: Row) -> Iterable[RenderedExample]:
 
     The options are in the sentence's id, "occupation.participant.answer.gender.txt", in which the answer is the index
     of the right one, 0 or 1.
+
+    Raises:
+        ValueError: The id has another form, or the sentence has no pronoun.
     """
     parts = row.text("sentid").split(".")
     if len(parts) != 5 or parts[2] not in ("0", "1"):

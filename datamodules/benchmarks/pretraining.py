@@ -93,7 +93,7 @@ class PretrainingText(Benchmark):
                 yield Example(name, str(index), index, "", () if skipped else (text,), skipped=skipped)
 
     def objective(self, name: str) -> TextObjective | None:
-        """Return the `objective` argument, for every task."""
+        """Return the `objective` argument, for every task; None if the whole text is trained."""
         return self.text_objective
 
     def unread_lines(self) -> list[str]:

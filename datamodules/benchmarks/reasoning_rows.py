@@ -24,7 +24,11 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 def gsm8k(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a GSM8K row, without its calculator annotations."""
+    """Yield the example of a GSM8K row, without its calculator annotations.
+
+    Raises:
+        ValueError: The answer does not end in "#### " and a number.
+    """
     rationale, separator, answer = row.text("answer").partition("####")
     if not separator:
         raise row.error(f"expected '#### <number>' at the end of 'answer', got {kind(row.text('answer'))}")
@@ -33,7 +37,11 @@ def gsm8k(row: Row) -> Iterable[RenderedExample]:
 
 
 def strategyqa(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a StrategyQA row; its rationale is the facts, its answer yes or no."""
+    """Yield the example of a StrategyQA row; its rationale is the facts, its answer yes or no.
+
+    Raises:
+        ValueError: The answer is neither true nor false.
+    """
     answer = row.value("answer")
     if not isinstance(answer, bool):
         raise row.error(f"'answer' should be true or false, got {kind(answer)}")
@@ -41,7 +49,11 @@ def strategyqa(row: Row) -> Iterable[RenderedExample]:
 
 
 def aqua(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of an AQuA row, whose answer is the letter of one of five options."""
+    """Yield the example of an AQuA row, whose answer is the letter of one of five options.
+
+    Raises:
+        ValueError: The options do not begin with A) to E).
+    """
     parts = [re.fullmatch(r"([A-E])\s*\)(.*)", option.strip(), flags=re.DOTALL) for option in row.texts("options")]
     letters = [part.group(1) for part in parts if part]
     if len(letters) != len(parts):
@@ -53,7 +65,11 @@ def aqua(row: Row) -> Iterable[RenderedExample]:
 
 
 def coqa(row: Row) -> Iterable[RenderedExample]:
-    """Yield an example for each question of a conversation; its prompt holds the passage and the earlier turns."""
+    """Yield an example for each question of a conversation; its prompt holds the passage and the earlier turns.
+
+    Raises:
+        ValueError: There are not as many answers as questions.
+    """
     story = row.text("story").strip()
     questions, answers = _coqa_turns(row)
     if len(questions) != len(answers):
@@ -90,7 +106,11 @@ def cos_e(row: Row) -> Iterable[RenderedExample]:
 
 
 def cos_e_rows(questions: Path, explanations: Path) -> Iterator[Row]:
-    """Yield CommonsenseQA's questions, each with the explanation of the same id."""
+    """Yield CommonsenseQA's questions, each with the explanation of the same id.
+
+    Raises:
+        ValueError: A question has no explanation, or its answer is none of its options' letters.
+    """
     explanation_of = {row.text("id"): Row(row.value("explanation"), row.location) for row in jsonl_rows(explanations)}
     for row in jsonl_rows(questions):
         if row.text("id") not in explanation_of:
@@ -145,7 +165,11 @@ ESNLI_COLUMNS = ("premise", "hypothesis", "label", "explanation_1", "explanation
 
 
 def esnli_rows(*paths: Path) -> Iterator[Row]:
-    """Yield rows of parallel files, line by line: premise, hypothesis, label, and up to three explanations."""
+    """Yield rows of parallel files, line by line: premise, hypothesis, label, and up to three explanations.
+
+    Raises:
+        ValueError: The files have different numbers of lines.
+    """
     files = [list(text_lines(path)) for path in paths]
     if len({len(lines) for lines in files}) != 1:
         counts = ", ".join(f"{len(lines)} in {path.name}" for path, lines in zip(paths, files, strict=True))
@@ -184,7 +208,11 @@ def last_boxed(solution: str) -> str | None:
 
 
 def math_rows(folder: Path) -> Iterator[Row]:
-    """Yield the problems of a folder with a folder for each subject and a JSON file for each problem."""
+    """Yield the problems of a folder with a folder for each subject and a JSON file for each problem.
+
+    Raises:
+        ValueError: A file is not a JSON object.
+    """
     for path in (file for file in files_below(folder) if file.suffix == ".json"):
         document = read_json(path)
         if not isinstance(document, dict):
@@ -255,7 +283,11 @@ def qed(row: Row) -> Iterable[RenderedExample]:
 
 
 def sense_making(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a SenseMaking row: which of two statements is against common sense."""
+    """Yield the example of a SenseMaking row: which of two statements is against common sense.
+
+    Raises:
+        ValueError: The label is neither 0 nor 1.
+    """
     statements = tuple(row.text(key).strip() for key in ("sent0", "sent1"))
     rationales = [row.text(f"reason{number}", "") for number in (1, 2, 3)]
     answer = row.integer("label")
@@ -266,7 +298,11 @@ def sense_making(row: Row) -> Iterable[RenderedExample]:
 
 
 def sense_making_rows(statements: Path, labels: Path, reasons: Path) -> Iterator[Row]:
-    """Yield the rows of three tables joined by id; only the table of statements has a header."""
+    """Yield the rows of three tables joined by id; only the table of statements has a header.
+
+    Raises:
+        ValueError: A statement has no line in one of the other tables.
+    """
     label_of = {row.text("id"): row.text("label") for row in table_rows(labels, ("id", "label"))}
     columns = ("id", "reason1", "reason2", "reason3")
     reasons_of = {row.text("id"): row.fields for row in table_rows(reasons, columns)}
@@ -281,7 +317,11 @@ WINOWHY = re.compile(r"The (.+?) is more likely to refer to (.+?) than (.+?) bec
 
 
 def winowhy(row: Row) -> Iterable[RenderedExample]:
-    """Yield an example about the referent of a pronoun, with a reason; rows with a wrong reason are skipped."""
+    """Yield an example about the referent of a pronoun, with a reason; rows with a wrong reason are skipped.
+
+    Raises:
+        ValueError: The sentence has another form.
+    """
     sentence, claim = row.text("wnli_sent1").strip(), row.text("wnli_sent2").strip()
     parts = WINOWHY.fullmatch(claim)
     if not parts:

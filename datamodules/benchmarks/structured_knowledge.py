@@ -78,7 +78,11 @@ def spider(row: Row) -> Iterable[RenderedExample]:
 
 
 def spider_of_hub(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a Spider row on the hub, where the schema is part of the row."""
+    """Yield the example of a Spider row on the hub, where the schema is part of the row.
+
+    Raises:
+        ValueError: There are not as many tables as columns.
+    """
     columns = row.child("db_column_names")
     owners, names = columns.value("table_id"), columns.texts("column_name")
     if len(owners) != len(names):
@@ -95,7 +99,11 @@ def totto(row: Row) -> Iterable[RenderedExample]:
 
 
 def dart(row: Row) -> Iterable[RenderedExample]:
-    """Yield the example of a DART row: triples, with descriptions as references."""
+    """Yield the example of a DART row: triples, with descriptions as references.
+
+    Raises:
+        ValueError: A triple is not three texts.
+    """
     of_hub = isinstance(row.value("annotations"), Mapping)
     texts = (
         row.child("annotations").texts("text")

@@ -101,7 +101,11 @@ def spider_rows(questions: Path, tables: Path) -> Iterator[Row]:
 
 
 def linearized_cells(row: Row) -> str:
-    """Return a table's highlighted cells with their headers in one line, tagged as in ToTTo's baselines."""
+    """Return a table's highlighted cells with their headers in one line, tagged as in ToTTo's baselines.
+
+    Raises:
+        ValueError: A highlighted cell is outside its table.
+    """
     table, cells = row.value("table"), row.value("highlighted_cells")
     text = "".join(
         f"<{tag}> {row.text(key)} </{tag}> "
@@ -149,6 +153,9 @@ def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
     Returns:
         The slots with their possible values, the last user utterance, the earlier utterances, the latest first, and the
         dialogue state, which is the target.
+
+    Raises:
+        ValueError: The turns of user and system do not alternate, or a slot has no list of values.
     """
     users, systems = row.child("dialog").texts("usr"), row.child("dialog").texts("sys")
     if not users or len(users) != len(systems):

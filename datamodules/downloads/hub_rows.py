@@ -72,7 +72,8 @@ def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
 def parquet_files(part: HubPart, snapshot: Path) -> list[Path]:
     """Return the parquet files of one configuration and split among the downloaded files of a hub dataset.
 
-    Of a dataset above 5 GB, the hub converts only the beginning, in folders that begin with ``partial-``.
+    Of a dataset above 5 GB, the hub converts only the beginning, in folders that begin with ``partial-``; these files
+    are returned if there are no others.
 
     Args:
         part: The dataset, its configuration and split.

@@ -155,7 +155,8 @@ def longest_source(row_length: int, target_length: int | None, max_new_tokens: i
 
     Args:
         row_length: Tokens of a row; for an encoder-decoder model, of an encoder row.
-        target_length: Tokens of a decoder row; None for a decoder-only model.
+        target_length: Tokens of a decoder row; None for a decoder-only model. Its number does not matter here: any
+            number means that answers are in other rows than prompts.
         max_new_tokens: Maximum number of tokens of a generated answer.
 
     Raises:

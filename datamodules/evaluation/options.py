@@ -93,7 +93,8 @@ def ranking_problem(options: Sequence[str], answer: int | None) -> str | None:
 def label_options(outputs: Sequence[Sequence[str]], *, most: int) -> tuple[str, ...]:
     """Return the labels of a classification task, in alphabetical order; () for any other task.
 
-    A task is a classification task if it has 2 to `most` different references, and at least five instances for each.
+    A task is a classification task if it has 2 to `most` different references, and at least five times as many
+    instances as different references.
 
     >>> label_options([["yes"], ["no"], ["yes"]] * 5, most=2)
     ('no', 'yes')
@@ -101,7 +102,7 @@ def label_options(outputs: Sequence[Sequence[str]], *, most: int) -> tuple[str, 
     ()
 
     Args:
-        outputs: References of each instance of the task.
+        outputs: References of each instance of the task; surrounding white space is ignored.
         most: Largest number of labels.
     """
     labels = {output.strip() for references in outputs for output in references} - {""}

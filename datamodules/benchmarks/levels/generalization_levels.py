@@ -99,6 +99,7 @@ def split_tasks(
         rules: Rules for training and evaluation.
         listed: Names of the tasks that the collections list in each split; None if all of them train.
         readers: Name of the benchmark reader of each collection; a collection that is not listed is its own reader.
+            None lists none.
 
     Raises:
         ValueError: A task is in two groups, or no task is left to train.

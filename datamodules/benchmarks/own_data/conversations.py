@@ -59,6 +59,9 @@ def messages_of(row: Row, column: str) -> list[Row]:
     >>> row = Row({"chat": '[{"role": "user", "content": "Hello"}]'}, "chats.csv, line 2")
     >>> [message.fields for message in messages_of(row, "chat")]
     [{'role': 'user', 'content': 'Hello'}]
+
+    Raises:
+        ValueError: The column holds none of these.
     """
     value = row.value(column)
     if isinstance(value, str):

@@ -44,7 +44,7 @@ def recipe_value(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
     Args:
         row: The row, whose columns patterns and errors read.
         recipe: Paths and steps.
-        original: The row before other recipes added columns, if paths refer to that one.
+        original: The row before other recipes added columns, if paths refer to that one; None if they refer to `row`.
     """
     paths = [recipe["from"]] if isinstance(recipe["from"], str) else recipe["from"]
     value = next((value for path in paths if (value := value_at(original or row, path)) is not MISSING), MISSING)

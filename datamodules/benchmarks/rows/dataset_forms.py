@@ -52,6 +52,9 @@ def wino_bias(path: Path) -> Iterator[Row]:
 
     "1 [The cook] met a guest because [she] was late." becomes the column ``tokens``, with the words and the full stop,
     and the column ``coreference_clusters``, with the first and last token of each mention: ``["0", "1", "6", "6"]``.
+
+    Raises:
+        ValueError: A sentence does not have two mentions in brackets.
     """
     for number, line in text_lines(path):
         if not line.strip():

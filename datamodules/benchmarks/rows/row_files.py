@@ -97,7 +97,15 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
-    """Yield the objects in a list in a JSON file, at its top level or under `key`; the file is read whole."""
+    """Yield the objects in a list in a JSON file, at its top level or under `key`; the file is read whole.
+
+    Args:
+        path: The JSON file.
+        key: Field that holds the list; None if the list is the whole document.
+
+    Raises:
+        ValueError: The file holds no such list.
+    """
     text = read_text(path)
     remedy = "if every line is an object, name the file .jsonl" if text.lstrip().startswith("{") else FETCH_AGAIN
     document = parse_json(text, str(path), remedy)
@@ -128,6 +136,10 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
         columns: Column names of a file without a header; None if the first line is the header.
         quoted: Whether values in double quotes may contain separators and line ends. None means true for CSV and false
             for TSV, since the TSV files of benchmarks contain plain quotation marks.
+
+    Raises:
+        ValueError: The header is one column that another separator would divide, or names a column twice; or a line has
+            another number of values.
     """
     comma = format_of(path) != ".tsv"
     records = (

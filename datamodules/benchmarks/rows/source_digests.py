@@ -15,7 +15,7 @@ def source_digest(source: str, *, config: str | None = None, split: str | None =
     Args:
         source: A file, a folder, or a hub name, ``"owner/name"`` or ``"owner/name@revision"``.
         config: Configuration of a hub dataset; None for its default.
-        split: Split of a hub dataset or of a saved one.
+        split: Split of a hub dataset or of a saved one; None for its default.
     """
     path = expanded(source)
     if path.is_file():

@@ -50,7 +50,7 @@ def template_rows(source: RowSource, name: str, config: str | None = None) -> It
     Args:
         source: File or dataset, and how its columns are renamed.
         name: Hub dataset that is read if `source` names none.
-        config: Its configuration.
+        config: Its configuration, unless `source` names one; None for its default.
     """
     where, config = source.source or name, source.config or config
     rows = (
@@ -68,7 +68,7 @@ def template_rows_digest(source: RowSource, name: str, config: str | None = None
     Args:
         source: File or dataset of the rows.
         name: Hub dataset that is read if `source` names none.
-        config: Its configuration.
+        config: Its configuration, unless `source` names one; None for its default.
     """
     return source_digest(source.source or name, config=source.config or config, split=source.split)
 
@@ -112,6 +112,9 @@ def adapted_row(row: Row, source: RowSource) -> Row:
     >>> source = RowSource(columns={"text": "s"}, codes={"label": {"no": 1}})
     >>> adapted_row(Row({"s": "Hi", "label": "no"}, ""), source).fields
     {'s': 'Hi', 'label': 1, 'text': 'Hi'}
+
+    Raises:
+        ValueError: A value of a coded column has no code.
     """
     fields = {**row.fields, **source.constants}
     for column, path in source.columns.items():
