@@ -44,6 +44,9 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
 
     The attention implementation of training is not saved. Adapters are merged into the weights; a prefix is written
     alone, as peft writes it. Learned instructions go into the folder learned_instructions.
+
+    Raises:
+        ValueError: The module has no model of transformers.
     """
     if not isinstance(module, InstructionTuningModule | ScorerModule):
         raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")

@@ -141,7 +141,11 @@ class InstructionTuningModule(PlannedTraining):
         super().setup(stage)
 
     def configure_model(self) -> None:
-        """Build tokenizer and model; a second call does nothing."""
+        """Build tokenizer and model; a second call does nothing.
+
+        Raises:
+            ValueError: The weights do not fit the settings, e.g. a prefix with recomputed blocks, which would drop it.
+        """
         if self.model is not None:
             return
         self.tokenizer = load_tokenizer(self.tokenizer_name)

@@ -176,6 +176,11 @@ def build_model(
 def require_special_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
     """Reject a tokenizer that writes a special token for which a model has no embedding.
 
+    Args:
+        tokenizer: The tokenizer.
+        model: The model, whose table of embeddings has a row for each token id.
+        name: Name of the tokenizer, for the message.
+
     Raises:
         ValueError: The tokenizer belongs to another model, or one of its files is damaged; names the token.
     """
@@ -194,7 +199,7 @@ def language_model_class(config: PreTrainedConfig, weights: str | None = None) -
 
     Args:
         config: Configuration of the model.
-        weights: Hub name or folder of the weights, for the message.
+        weights: Hub name or folder of the weights, for the message; None for random ones.
 
     Raises:
         ValueError: transformers builds no language model of the configuration.
@@ -232,6 +237,11 @@ def packing_obstacle(config: PreTrainedConfig) -> str | None:
 
 def require_attention(config: PreTrainedConfig, attention: str, weights: str | None = None) -> None:
     """Reject an attention implementation that a configuration's language model does not have.
+
+    Args:
+        config: Configuration of the model.
+        attention: Attention implementation of transformers, e.g. "sdpa".
+        weights: Hub name or folder of the weights, for the message; None for random ones.
 
     Raises:
         ValueError: Names the attention that its class has, or transformers builds no language model of it.
@@ -304,6 +314,10 @@ def prepare_network(model: PreTrainedModel, network: Network) -> None:
 
 def require_one_start(pretrained: str | None, config: object) -> None:
     """Require exactly one of `pretrained` and `config`.
+
+    Args:
+        pretrained: Hub name or folder of weights; None if it is not given.
+        config: Configuration for random weights; None if it is not given.
 
     Raises:
         ValueError: Both or none are given.

@@ -188,8 +188,6 @@ def rate_share(
 
     The rate rises linearly for `warmup` steps, and then follows the schedule until step `total`.
 
-    The schedule ``wsd`` decays over the last `cooldown` steps; with None, over all steps after the warm-up.
-
     >>> [rate_share(step, warmup=2, total=6) for step in range(7)]
     [0.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
     >>> [round(rate_share(step, warmup=2, total=6, schedule="cosine"), 3) for step in range(7)]
@@ -198,6 +196,13 @@ def rate_share(
     [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     >>> [round(rate_share(step, warmup=2, total=8, schedule="wsd", cooldown=3), 3) for step in range(9)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+    Args:
+        step: Optimizer step, from 0.
+        warmup: Steps of the warm-up.
+        total: Steps of the whole schedule.
+        schedule: Shape after the warm-up: linear, cosine, constant or wsd.
+        cooldown: Steps over which wsd decays; None for all steps after the warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup

@@ -52,6 +52,11 @@ class Prefix:
 def add_prefix(model: PreTrainedModel, prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> None:
     """Freeze a model and add virtual tokens in float32, initialized with the keys and values of a text.
 
+    Args:
+        model: The model, frozen and extended in place.
+        prefix: Number of virtual tokens, and the text that initializes them.
+        tokenizer: Tokenizer of the model.
+
     Raises:
         ValueError: The model cannot read a prefix, or its output with the prefix differs from that with the text.
     """

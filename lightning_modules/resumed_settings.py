@@ -57,8 +57,8 @@ def run_settings(
     Args:
         arguments: The module's arguments.
         total_steps: Length of the schedule in optimizer steps.
-        clip: trainer.gradient_clip_val.
-        clip_by: trainer.gradient_clip_algorithm.
+        clip: trainer.gradient_clip_val; None for no clipping.
+        clip_by: trainer.gradient_clip_algorithm, "norm" or "value"; None for "norm".
         precision: trainer.precision.
     """
     of_module = {name: value for name, value in arguments.items() if name not in ELSEWHERE}
@@ -81,6 +81,10 @@ def config_changes(saved: Mapping[str, Any] | None, config: PreTrainedConfig) ->
 
     Fields that decide nothing of the computation are left out. Differences in the sizes of weights are found when
     weights are loaded; those that are reported here (a rotary base, an activation, dropout) fit any weights.
+
+    Args:
+        saved: Fields of the checkpoint's configuration; None if it states none, which gives no phrases.
+        config: Configuration of the model.
     """
     old, new = (
         {name: value for name, value in fields.items() if name not in ABOUT_FILES and not name.startswith("_")}

@@ -64,7 +64,7 @@ def replay_step(folder: Path, *, weights: Path | None = None, device: str = "cpu
 
     Args:
         folder: Folder of the dump, ``not-finite-step-N``.
-        weights: Checkpoint of the weights before the step, if the dump holds none.
+        weights: Checkpoint of the weights before the step; None for those in the dump.
         device: Device to compute on, e.g. "cuda".
 
     Raises:

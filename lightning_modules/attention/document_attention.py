@@ -123,12 +123,12 @@ def document_attention(
         dropout: Probability of dropping an attention weight.
         scaling: Multiplies the scores; 1 / sqrt(E) if None.
         is_causal: Replaces ``module.is_causal`` if it is not None.
-        position_bias: Added to the scores, [1 or B, H, L_query, L_key] (T5). A bias of one row must depend on distances
-            only.
+        position_bias: Added to the scores, [1 or B, H, L_query, L_key] (T5); None for none. A bias of one row must
+            depend on distances only.
         softcap: Replaces a score s by softcap * tanh(s / softcap) (Gemma 2); None for no cap.
         s_aux: [H], logits of the attention sinks (GPT-OSS); None for no sinks.
-        position_ids: [B, L], positions of the columns, if the model passes them to its layers; only used to recognize
-            ``generate``.
+        position_ids: [B, L], positions of the columns; None if the model does not pass them to its layers. Only used to
+            recognize ``generate``.
         math: Whether to use sdpa's math backend only, which can be differentiated twice.
 
     Returns:

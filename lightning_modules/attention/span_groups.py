@@ -238,6 +238,12 @@ def window_mask(query_positions: Tensor, key_positions: Tensor, window: Window, 
             [1, 1, 0, 0],
             [0, 0, 1, 0],
             [0, 0, 1, 1]], dtype=torch.int32)
+
+    Args:
+        query_positions: int64 [queries], positions in the document.
+        key_positions: int64 [keys], positions in the same document.
+        window: Size and kind of the window.
+        causal: Whether a query attends to no later key.
     """
     distance = query_positions[:, None] - key_positions
     if window.chunked:

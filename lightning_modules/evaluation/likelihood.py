@@ -141,7 +141,7 @@ def _started(model: PreTrainedModel, batch: Seq2SeqOptionBatch) -> Tensor:
 
 
 def is_packed(model: PreTrainedModel) -> bool:
-    """Return whether a model has document attention, so that the documents of a row do not see each other."""
+    """Return whether a model has document attention, so that several documents may share a row."""
     return model.config._attn_implementation in IMPLEMENTATIONS
 
 
@@ -202,7 +202,7 @@ def score_options(
         cut: Part of a prompt that is cut if it is too long: "beginning", "middle" or "end". Its special tokens stay,
             except at a beginning that is cut.
         tokens_per_forward: Largest number of tokens in a forward pass. A longer prompt has a pass to itself.
-        cuts: Receives every prompt that was cut, with its options, instead of the warning.
+        cuts: Receives every prompt that was cut, with its options, instead of the warning; None for the warning.
 
     Raises:
         ValueError: An option is empty, equal to another one, or longer than the model reads; or there are not as many

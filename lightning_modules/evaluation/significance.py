@@ -35,6 +35,14 @@ def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int =
     """Return the mean of per-instance scores with a 95% percentile interval over resampled instances.
 
     The interval covers other instances of the same tasks, not other tasks or training seeds.
+
+    Args:
+        values: float64 [n], score of each instance.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+
+    Raises:
+        ValueError: There is no score.
     """
     if not len(values):
         raise ValueError("an estimate needs at least one score")
@@ -175,6 +183,13 @@ def seed_interval(means: Sequence[float], count: int) -> Estimate:
 
     >>> seed_interval([0.5, 0.6], count=100).high > 1
     True
+
+    Args:
+        means: Mean score of each run.
+        count: Number of instances behind each mean.
+
+    Raises:
+        ValueError: There are fewer than two runs.
     """
     runs = len(means)
     if runs < 2:

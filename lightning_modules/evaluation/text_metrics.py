@@ -83,6 +83,13 @@ def score_by_metric(
 
     With the metric accuracy, an example without options (accuracy NaN) is scored by exact match.
 
+    Args:
+        metric: The task's metric: rouge_l, exact_match, token_f1 or accuracy.
+        rouge_l: ROUGE-L in [0, 1].
+        exact_match: 1 for an exact match, else 0.
+        token_f1: Token F1 in [0, 1]; NaN if it was not computed.
+        accuracy: 1 for the right option, 0 for another; NaN for an example without options.
+
     Raises:
         ValueError: The metric is token F1, and it was not computed.
     """

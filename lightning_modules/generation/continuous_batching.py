@@ -26,7 +26,7 @@ class RunningPrompts:
 
     Args:
         model: A model for which ``can_share_cache`` is true and ``forces_tokens`` is false.
-        draw: Chooses the tokens. It must get the prompts by ``add``, in the same order.
+        draw: Chooses the tokens of each row. Call its ``add`` with the prompts' seeds before this object's ``add``.
         ends: Token ids that end a row.
         stop: Stop texts that end a row; None for none.
         max_new_tokens: Largest number of tokens of an answer.
@@ -56,7 +56,7 @@ class RunningPrompts:
         """Add prompts to the batch, beside those that are being answered.
 
         Args:
-            prompts: A number for each prompt, with which ``step`` returns its answers. `draw` must have got their seeds
+            prompts: A number for each prompt, by which ``step`` names it. Their seeds must have been added to `draw`
                 already, in the same order.
             read: The prompts' tokens, with a cache of all but each prompt's last token.
         """

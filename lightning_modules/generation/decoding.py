@@ -103,7 +103,13 @@ class Decoding:
 
 
 def prompt_seed(seed: int, task: str, example: str) -> int:
-    """Return the seed of one prompt, from the run's seed and the names of task and example."""
+    """Return the seed of one prompt, from the run's seed and the names of task and example.
+
+    Args:
+        seed: Seed of the run.
+        task: Name of the task.
+        example: Id of the example.
+    """
     digest = hashlib.sha256(repr((seed, "answer", task, example)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 

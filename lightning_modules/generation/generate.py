@@ -188,6 +188,12 @@ def can_replace(model: PreTrainedModel) -> bool:
 def require_compilable(model: PreTrainedModel, compiled: bool, share: bool = True) -> None:
     """Reject compiled decoding of a model whose steps cannot have one shape, or not in every process by itself.
 
+    Args:
+        model: The model.
+        compiled: Whether decoding is to be compiled (``Decoding.compile``).
+        share: Whether this process alone decides how many forward passes it makes, which strategies with divided
+            weights rule out.
+
     Raises:
         ValueError: `compiled` is true, and the model is such a model, or `share` is false.
     """

@@ -95,7 +95,7 @@ class PromptCache:
             max_new_tokens: Largest number of tokens of a sequence.
             min_new_tokens: Number of tokens before which end tokens are excluded.
             ends: Token ids that end a sequence.
-            pad_token_id: Token id that fills up sequences that have ended.
+            pad_token_id: Token id that fills up sequences that have ended; None for transformers' choice.
             beams: Width of beam search; 1 for none.
             best: Number of sequences to return from each beam search.
         """

@@ -219,7 +219,11 @@ def _reject_gathered(theta: Sequence[Parameter]) -> None:
 
 
 def loss_parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
-    """Return the functions whose sum is the loss, as a list: a single loss becomes a list of one."""
+    """Return the functions whose sum is the loss, as a list: a single loss becomes a list of one.
+
+    Raises:
+        ValueError: The sequence is empty.
+    """
     parts = list(loss) if isinstance(loss, Sequence) else [loss]
     if not parts:
         raise ValueError("a loss given as a sequence needs at least one element")

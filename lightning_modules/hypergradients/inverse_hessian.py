@@ -252,7 +252,8 @@ def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient:
     Args:
         optimizer: ``torch.optim.Adam`` or ``AdamW``, after at least one step.
         theta: Parameters of the optimizer; a parameter that is listed twice counts once.
-        gradient: Theta's ``.grad`` at the last step, taken before it is zeroed.
+        gradient: Theta's ``.grad`` at the last step, taken before it is zeroed; None for a parameter that had no
+            gradient.
 
     Raises:
         ValueError: The optimizer lacks a parameter of theta, has no Adam moments, or uses amsgrad.

@@ -128,7 +128,10 @@ def resharded(theta: Sequence[Parameter]) -> Iterator[None]:
 
 @contextmanager
 def full_precision(devices: Sequence[torch.device]) -> Iterator[None]:
-    """Compute in float32: no autocast, and no TF32 or bfloat16 inside matrix products."""
+    """Within the block, compute in float32: no autocast, and no TF32 or bfloat16 inside matrix products.
+
+    Tensors keep their types. Autocast is switched off on the CPU and on the types of `devices`.
+    """
     kinds = dict.fromkeys(["cpu", *(device.type for device in devices)])
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     saved = [backend.fp32_precision for backend in backends]

@@ -71,7 +71,7 @@ class OuterLevel:
         Args:
             optimizer: Optimizer of theta, the language model's parameters; some methods read its moments.
             theta: Parameters of the optimizer.
-            gradient: Theta's gradient at its last step, for sama.
+            gradient: Theta's gradient at its last step, for sama; None for a parameter that had no gradient.
         """
         return self.method.bound(
             gamma=None if self.calibrates else self.gamma,

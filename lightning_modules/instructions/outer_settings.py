@@ -163,9 +163,9 @@ class OuterMethod:
         Args:
             gamma: The last estimate if gamma is "auto"; None to estimate it now.
             uses_curvature: False omits the Hessian from Neumann's series, because it is negligible.
-            optimizer: Theta's optimizer, for methods that need its moments.
+            optimizer: Theta's optimizer, for methods that need its moments; None for the other methods.
             theta: Parameters of the optimizer.
-            gradient: Theta's gradient at its last step, for sama.
+            gradient: Theta's gradient at its last step, for sama; None for a parameter that had no gradient.
         """
         step = self.gamma if self.gamma != "auto" else gamma
         if self.name == "neumann" and not uses_curvature and step is not None:
@@ -186,9 +186,14 @@ class OuterMethod:
         return partial(adam_preconditioned, step_sizes=sizes, hessian_products=self.hessian_products)
 
     def changed_by(self, curvature_ratio: float | None) -> float:
-        """Return an estimate of how much the Hessian changes the result of the method, as a share of its length.
+        """Return an estimate of how much the Hessian changes the result of Neumann's series, as a share of its length.
+
+        For any other method it is infinite, so that its Hessian products are never left out.
 
         With r = ||gamma H p|| / ||p||, the m-th term of Neumann's series differs from v by at most about m r.
+
+        Args:
+            curvature_ratio: r at the last Hessian product; None counts as 0.
         """
         return (curvature_ratio or 0.0) * self.hessian_products / 2 if self.name == "neumann" else math.inf
 
@@ -247,9 +252,9 @@ def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int,
 
     Args:
         settings: The user's settings.
-        choices: The preset's choices, with the settings that override them.
+        choices: Choices of the preset (``paper``, ``released_code`` or ``fast``), with the user's own in place of some.
         inner_steps: K, inner steps for each outer step.
-        compiled: Whether the model's blocks are compiled.
+        compiled: Whether the model's blocks are compiled, which rules out double backward (``curvature`` exact).
 
     Raises:
         ValueError: Two settings are incompatible, with the way out.

@@ -225,6 +225,11 @@ def require_same_exemplars(
 ) -> None:
     """Reject stored instructions that choose exemplars by index, if this run has other texts at these indices.
 
+    Args:
+        stored: The stored instructions.
+        tasks: Names of this run's inner tasks.
+        exemplars: This run's exemplars of each task.
+
     Raises:
         ValueError: With the tasks whose chosen exemplar has another text here.
     """

@@ -47,7 +47,7 @@ def import_responses(
         name: Name of the generating model, for lines that do not state it.
         rank: Index of this process; it writes the samples of every `size`-th example.
         size: Number of processes.
-        failed: Receives the number of failed requests, by the API's error code.
+        failed: Receives the number of failed requests, by the API's error code; None to count none.
 
     Raises:
         ValueError: A line is not a sample, or belongs to an example that is not `known`; or `path` holds other

@@ -176,7 +176,9 @@ def with_likelihoods(
     max_source: int | None = None,
     cut: Cut = "beginning",
 ) -> list[list[Sample]]:
-    """Return sampled responses with their log-likelihoods under a language model; an empty response has none.
+    """Return sampled responses with their log-likelihoods under a language model, summed over tokens, in nats.
+
+    The fields ``log_likelihood`` and ``tokens`` of each sample are set; for an empty response they are None.
 
     Each distinct text is scored once. It is tokenized as training targets are, whatever tokens it was generated from.
 

@@ -102,6 +102,11 @@ def calibration_error(expected: Values, correctness: Values, bins: int = 10) -> 
 
     >>> calibration_error(np.array([0.95, 0.95, 0.25, 0.25]), np.array([1.0, 0.5, 0.25, 0.25]))
     0.1
+
+    Args:
+        expected: float64 [n], estimated correctness in [0, 1].
+        correctness: float64 [n], actual correctness in [0, 1].
+        bins: Number of bins.
     """
     bin_of = np.minimum((expected * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(bin_of, weights=expected - correctness, minlength=bins)

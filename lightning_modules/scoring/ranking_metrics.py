@@ -81,7 +81,13 @@ class ResponseRankingMetric(Metric):
         self.add_state("measured", default=[], dist_reduce_fx="cat")
 
     def update(self, numbers: Sequence[int], scores: Sequence[Tensor], correctness: Sequence[Tensor]) -> None:
-        """Add examples, with scores and correctness of their responses; there may be none."""
+        """Add examples, with scores and correctness of their responses; there may be none.
+
+        Args:
+            numbers: ``EvaluationExample.number`` of each example.
+            scores: Scores [n] of the n responses to each example.
+            correctness: Their correctness [n], in [0, 1].
+        """
         rows = []
         for number, score, right in zip(numbers, scores, correctness, strict=True):
             s, c = score.double().cpu().numpy(), right.double().cpu().numpy()

@@ -129,7 +129,8 @@ def to_scored_responses(
 ) -> ScoredResponses:
     """Return an example's responses with all that selection methods need: quality, scores and votes.
 
-    Votes are the weights of responses in self-consistency and minimum Bayes risk, derived from the scores.
+    Quality is ROUGE-L against the example's references, in [0, 1]. Votes are the weights of responses in
+    self-consistency and minimum Bayes risk, derived from the scores.
 
     Args:
         sampled: An example with its samples.

@@ -130,7 +130,15 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> dict[str, Difference]:
-    """Return the gain of method `name` over method `base` on each task, with its interval (Cappy's Figure 6)."""
+    """Return the mean gain of one selection method over another on each task, with its interval (Cappy's Figure 6).
+
+    A gain is a difference of ROUGE-L, in [-1, 1], paired by example.
+
+    Args:
+        everything: The responses to each example of all tasks.
+        name: Name of the method, as ``choices`` returns it.
+        base: Name of the other method.
+    """
     gained: dict[str, list[float]] = {}
     for responses in everything:
         row = quality_of_choices(responses)

@@ -172,6 +172,9 @@ def parallelize(model: PreTrainedModel, mesh: DeviceMesh, divided: Sequence[nn.M
         mesh: Processes of one replica.
         divided: All blocks, to divide their residual stream by columns, too (sequence parallelism); none to keep it
             whole.
+
+    Raises:
+        ValueError: A module holds parameters beside other modules, so that it cannot be replicated.
     """
     require_tensor_parallel(model.config, mesh.size())
     plan = tensor_parallel_plan(model)
