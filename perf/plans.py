@@ -21,7 +21,8 @@ from common import opt_fields, print_result
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.planning.memory import Layout, StepShape, step_memory
+from crosstask.lightning_modules.planning.memory import Layout, StepShape, step_phases
+from crosstask.lightning_modules.planning.phases import most
 
 ROWS, COLUMNS, TARGETS, VOCABULARY = 4, 512, 80, 16_384
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -64,7 +65,8 @@ def finish(model: PreTrainedModel, *, recomputed: bool) -> None:
 
 def planned(arguments: argparse.Namespace, precision: str, recomputed: bool) -> float:
     layout, shape = Layout(precision=precision), StepShape(ROWS, COLUMNS, TARGETS)  # type: ignore[arg-type]
-    return step_memory(partial(build, arguments), partial(finish, recomputed=recomputed), layout, shape).total / 2**20
+    phases = step_phases(partial(build, arguments), partial(finish, recomputed=recomputed), layout, shape)
+    return most(phases).total / 2**20
 
 
 def measured(arguments: argparse.Namespace, precision: str, recomputed: bool) -> float:

@@ -31,7 +31,7 @@ from ..chunked_head import ChunkedHead, has_plain_head
 from ..master_weights import CHUNK as CHUNK_OF_MASTERS
 from ..master_weights import is_low
 from ..sharding.sharded_models import Sharding, blocks, shard
-from .phases import Measure, Memory, Phase, PhaseRecord, Phases, PhaseTracker, ShardedPhaseTracker, most
+from .phases import Measure, Memory, Phase, PhaseRecord, Phases, PhaseTracker, ShardedPhaseTracker
 
 Kind = Literal["single", "ddp", "sharded", "zero_1", "zero_2", "zero_3"]
 Precision = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"]
@@ -106,27 +106,6 @@ Build = Callable[[torch.dtype | None], PreTrainedModel]
 
 Finish = Callable[[PreTrainedModel], None]
 """Adds dropout and activation checkpointing to a built and sharded model, in place."""
-
-
-def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
-    """Return the bytes in the memory of one device, by kind, at the moment of a training step when they are most.
-
-    The step is a forward pass, a backward pass and an optimizer step. The parts of the ``Memory`` (weights, gradients,
-    optimizer states, gathered blocks, activations) are those of this one moment, and its ``total`` is their sum.
-
-    Args:
-        build: Builds the model; called with the meta device as default. The model's attention should be ``sdpa``: it
-            runs on tensors without data, and its memory equals that of document attention with one document per row,
-            the upper bound of packed rows.
-        finish: Adds dropout and activation checkpointing to the built and sharded model, in place.
-        layout: How the model is divided over devices.
-        shape: Micro-batch of a device.
-
-    Raises:
-        ValueError: The devices cannot be divided according to the layout.
-        RuntimeError: The layout is sharded, and this process has a process group already.
-    """
-    return most(step_phases(build, finish, layout, shape))
 
 
 def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from toy_readers import toy_benchmarks
+
 import crosstask
 from crosstask.datamodules.benchmarks import FLAN, Benchmark, FlanRows, NaturalInstructions, bigbench, promptsource
 from crosstask.datamodules.benchmarks.catalogue import Catalogue
 from crosstask.datamodules.schema import MatchRule, Metric
-from crosstask.datamodules.toybench.families import toy_benchmarks, write_families
+from crosstask.datamodules.toybench.families import write_families
 
 PAGE = (Path(crosstask.__file__).parent / "docs/numerics.md").read_text(encoding="utf-8")
 

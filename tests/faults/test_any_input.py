@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toy_readers import toy_benchmarks
 
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import Benchmark, FileTasks
@@ -16,7 +17,7 @@ from crosstask.datamodules.packing.best_fit import Packing, best_fit, in_order, 
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import IGNORE_INDEX, Example, Task, TokenizedExample
-from crosstask.datamodules.toybench.families import toy_benchmarks, write_families
+from crosstask.datamodules.toybench.families import write_families
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings, strategies  # noqa: E402

@@ -6,7 +6,8 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from crosstask.lightning_modules.models import build_model
-from crosstask.lightning_modules.planning.memory import StepShape, step_memory
+from crosstask.lightning_modules.planning.memory import Build, Finish, Layout, StepShape, step_phases
+from crosstask.lightning_modules.planning.phases import Memory, most
 
 WIDTH, BLOCKS, VOCABULARY = 64, 3, 500
 SHAPE = StepShape(rows=2, columns=32, targets=4)
@@ -35,6 +36,11 @@ def build(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrai
 
 def recompute(model: PreTrainedModel) -> None:
     model.activation_checkpointing_enable()
+
+
+def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
+    """Memory of one device at the moment of a step at which it is largest."""
+    return most(step_phases(build, finish, layout, shape))
 
 
 memory = partial(step_memory, partial(build, opt()), lambda model: None)

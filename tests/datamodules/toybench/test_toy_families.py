@@ -4,12 +4,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from toy_readers import toy_benchmarks
 
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.benchmarks.levels.taxonomy import Taxonomy
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.rendering.skipped_examples import skip_reason
-from crosstask.datamodules.toybench.families import toy_benchmarks, write_families
+from crosstask.datamodules.toybench.families import write_families
 from crosstask.datamodules.toybench.writer import write_toybench
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

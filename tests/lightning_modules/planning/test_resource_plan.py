@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planned_models import SHAPE, build, opt, recompute
+from planned_models import SHAPE, build, opt, recompute, step_memory
 from processes import STRATEGIES, run_on
 from recipes import tuning_data
 from transformers import AutoConfig
@@ -22,7 +22,6 @@ from crosstask.lightning_modules.planning.memory import (
     Finish,
     Layout,
     StepShape,
-    step_memory,
     step_phases,
 )
 from crosstask.lightning_modules.planning.phases import most

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from planned_models import BLOCKS, PARAMETERS, SHAPE, VOCABULARY, WIDTH, build, memory, opt, recompute
+from planned_models import BLOCKS, PARAMETERS, SHAPE, VOCABULARY, WIDTH, build, memory, opt, recompute, step_memory
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
@@ -14,7 +14,6 @@ from crosstask.lightning_modules.planning.memory import (
     Layout,
     Precision,
     head_memory,
-    step_memory,
     step_phases,
 )
 from crosstask.lightning_modules.planning.phases import Phase
