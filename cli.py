@@ -87,4 +87,4 @@ def program() -> None:
 
 
 if __name__ == "__main__":
-    program()
+    import_module("crosstask.cli").program()  # under its own name, by which errors of this package are recognized

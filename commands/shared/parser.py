@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_l
 from ...datamodules.messages import unknown_class_hint
 from ...datamodules.optional_packages import missing_package
 from .errors import PACKAGE, is_ours
+from .option_errors import option_error
 from .quick_imports import without_collections
 
 ROOMS = ("datamodules", "datamodules.benchmarks", "lightning_modules", "callbacks")
@@ -95,7 +96,7 @@ class SentenceParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         names = {name for room in ROOMS for name in offered_names(room) if name[0].isupper()}
-        super().error(message + unknown_class_hint(message, names), ex)
+        super().error(option_error(message + unknown_class_hint(message, names)), ex)
 
 
 def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:

@@ -102,7 +102,10 @@ def inspect_task(data: BenchmarkDataModule, name: str, *, template: str | None, 
     names = data.task_names()
     known = sorted({each for of_split in names.values() for each in of_split})
     if name not in known:
-        raise ValueError(f"the benchmark lists no task {name!r} for training or evaluation, {nearest(name, known)}")
+        raise ValueError(
+            f"the benchmark lists no task {name!r} for training or evaluation, {nearest(name, known)}; "
+            "`crosstask describe` lists those that train"
+        )
     if name not in names["train"]:
         return Inspection(evaluated_documents(data, name, template, examples))
     if isinstance(data, InstructionOptimizationDataModule):

@@ -16,6 +16,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..hub_names import hub_source
+from ..messages import command_line, expanded
 from ..optional_packages import missing_package
 from ..schema import Prompt, TokenizedExample
 from .special_tokens import encode, leading_tokens, special_tokens
@@ -45,7 +46,8 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
         raise ValueError(f"the tokenizer {name!r} cannot be loaded: {missing_package(error) or error}") from error
     except Exception as error:  # tokenizers raises errors of no kind for a damaged tokenizer.json
         raise ValueError(
-            f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"
+            f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json "
+            f"({_missing_folder(name) or error})"
         ) from error
     if not tokenizer("a 1", add_special_tokens=False)["input_ids"]:
         raise ValueError(f"tokenizer {name!r} has no tokens for text: its vocabulary is empty, or special tokens alone")
@@ -59,6 +61,18 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _missing_folder(name: str) -> str:
+    """Where a path to a tokenizer ends, and how to get the quickstart's; empty for a hub name or an existing path."""
+    path = expanded(name)
+    if path.exists() or len(path.parts) < 3:  # owner/name may be on the hub
+        return ""
+    deepest = next(parent for parent in path.absolute().parents if parent.is_dir())
+    written = (
+        f"; {command_line('toybench', '--folder', path.parent)} writes it" if path.parent.name == "toybench" else ""
+    )
+    return f"the path exists as far as {deepest}{written}"
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -70,7 +70,7 @@ class SampledExamples:
 
     benchmark: Benchmark | str
     prompt: PromptForm = OptImlPrompt()  # noqa: RUF009 - frozen
-    parts: Sequence[Part] = get_args(Part)
+    parts: Sequence[Part] = ("train", "validation", "test")
     tasks: Sequence[str] = ()
     train_examples: int = 500_000
     every_prompt: bool = False

@@ -78,6 +78,11 @@ def checkpoint_layout(path: Path) -> Layout:
         return "deepspeed"
     if other := _other_folder(path):
         raise ValueError(f"{path} is no checkpoint but {other}")
+    if not any((path / name).exists() for name in ("meta.pt", ".metadata")) and not any(path.glob("*.distcp")):
+        raise ValueError(
+            f"{path} is no checkpoint: expected a file, a folder of shards (with meta.pt and .metadata) or one of "
+            "DeepSpeed (with checkpoint/)"
+        )
     if path.name.startswith(PARTIAL) or not ((path / "meta.pt").is_file() and (path / ".metadata").is_file()):
         raise ValueError(
             f"{path} is a folder but no whole checkpoint: its process was ended while it wrote (a folder of shards has "

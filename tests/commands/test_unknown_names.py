@@ -1,4 +1,4 @@
-"""What the command line answers to a class that is not there."""
+"""What the command line answers to a class or an option that is not there."""
 
 from pathlib import Path
 
@@ -45,3 +45,23 @@ def test_other_errors_are_left_alone() -> None:
         unknown_class_hint("module 'a.b' has no attribute 'P4'", ["P3"])
         == "; no class is called P4, none has a similar name"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.rows.lenght", "64"], "InstructionTuningDataModule has no option 'rows.lenght', nearest: rows.length"),
+        (["--model.optimizer.lr", "1"], "'optimizer.lr', there are optimizer.learning_rate, optimizer.warmup, "),
+        (["--data.benchmark.foldr", "x"], "NaturalInstructions has no option 'foldr', nearest: folder"),
+        (["--trainer.max_step", "5"], "the trainer has no option 'max_step', nearest: max_steps"),
+        (["--model.optimizer.learning_rate", "high"], "Expected a <class 'float'>. Got value: high"),
+    ],
+)
+def test_a_misspelt_option_is_answered_in_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "quickstart", *words])
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert said in line
