@@ -91,7 +91,7 @@ def record_of(prompt: Prompt) -> dict[str, Any]:
 
 def shown_prompts(data: PromptedData) -> list[Prompt]:
     """Return the first ``SHOWN`` validation prompts; training prompts if the run has no validation."""
-    stage = data.opened("validation")
+    stage = data.stage_if_read("validation")
     if isinstance(stage, PromptStage):
         prompts: Iterable[Prompt] = stage.evaluated.prompts
     else:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
 from .benchmarks.own_data.file_tasks import as_benchmark
-from .benchmarks.shared_sources import split_names
+from .benchmarks.shared_sources import names_by_split
 from .bilevel.bilevel_stream import BilevelBatch
 from .evaluation.coverage import Coverage
 from .messages import counted, some
@@ -97,7 +97,7 @@ class BenchmarkDataModule(ResumableStream):
         if self._start is not None:
             names, shared = {split: list(of_split) for split, of_split in self._start.names.items()}, self._start.shared
         else:
-            names, shared = split_names(self.benchmark, self.task)
+            names, shared = names_by_split(self.benchmark, self.task)
         self.instances.require_collections(name for of_split in names.values() for name in of_split)
         return names, shared
 
@@ -119,7 +119,7 @@ class BenchmarkDataModule(ResumableStream):
             raise ValueError(f"the {stage} examples are not read yet: call {call} first")
         return self._stages[stage]
 
-    def opened(self, stage: Stage) -> EvaluationStage | None:
+    def stage_if_read(self, stage: Stage) -> EvaluationStage | None:
         """Return the evaluated examples of a stage ("validation" or "test") if ``setup`` has read them, else None."""
         return self._stages.get(stage)
 

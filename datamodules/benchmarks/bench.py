@@ -13,7 +13,7 @@ from .levels.dataset_identities import DatasetIdentities, shipped_identities
 from .levels.generalization_levels import TaskSplit, apply_decisions, split_tasks
 from .levels.overlap_decisions import read_decisions
 from .levels.split_rules import leave_one_category_out, read_rules
-from .levels.taxonomy import Taxonomy, qualified_category
+from .levels.taxonomy import Taxonomy, category_in_bench
 from .own_data.file_tasks import as_benchmark
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -208,7 +208,7 @@ class Bench(Benchmark):
         return datasets | {f"{name}/*": reason for name, reason in self.missing.items()}
 
     def _qualified(self, collection: str, task: Task) -> Task:
-        category = qualified_category(collection, self.collections[collection].name, task, self.taxonomy)
+        category = category_in_bench(collection, self.collections[collection].name, task, self.taxonomy)
         identified = self.identities.identified(task)
         return replace(identified, benchmark=collection, name=f"{collection}/{task.name}", category=category)
 

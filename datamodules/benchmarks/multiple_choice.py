@@ -28,7 +28,7 @@ def answer_index(row: Row, options: tuple[str, ...], answer: str) -> int:
     return options.index(answer)
 
 
-def ranked_example(row: Row, prompt: str, options: Sequence[str], answer: int | None) -> Iterable[RenderedExample]:
+def choice_example(row: Row, prompt: str, options: Sequence[str], answer: int | None) -> Iterable[RenderedExample]:
     """Yield one multiple-choice example; it is skipped as unlabelled if its answer is None.
 
     Options are stripped; the target is the text of the correct one.

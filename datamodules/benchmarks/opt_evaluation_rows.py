@@ -11,7 +11,7 @@ from typing import Any
 from ..data_files import text_lines
 from ..messages import kind
 from .catalogue import RenderedExample
-from .multiple_choice import ai2_question, ranked_example
+from .multiple_choice import ai2_question, choice_example
 from .rows.row import Row
 from .rows.row_files import jsonl_rows
 
@@ -42,27 +42,27 @@ def label_index(row: Row, *names: Any, key: str = "label") -> int | None:
 def boolq(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of a BoolQ row; its options are no and yes."""
     text = f"{row.text('passage').strip()}\nquestion: {row.text('question').strip().rstrip('?')}?\nanswer:"
-    yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
+    yield from choice_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
 def cb(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of a CommitmentBank row; its options are true, false and neither."""
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. true, false, or neither?\nanswer:"
     place = label_index(row, "entailment", "contradiction", "neutral")
-    yield from ranked_example(row, text, ("true", "false", "neither"), place)
+    yield from choice_example(row, text, ("true", "false", "neither"), place)
 
 
 def rte(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of an RTE row; its options are True and False."""
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. True or False?\nanswer:"
-    yield from ranked_example(row, text, ("True", "False"), label_index(row, "entailment", "not_entailment"))
+    yield from choice_example(row, text, ("True", "False"), label_index(row, "entailment", "not_entailment"))
 
 
 def anli(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of an ANLI row; its options are True, Neither and False."""
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. True, False, or Neither?\nanswer:"
     key = "gold_label" if "gold_label" in row.fields else "label"
-    yield from ranked_example(row, text, ("True", "Neither", "False"), label_index(row, "e", "n", "c", key=key))
+    yield from choice_example(row, text, ("True", "Neither", "False"), label_index(row, "e", "n", "c", key=key))
 
 
 def _premise(row: Row) -> str:
@@ -85,14 +85,14 @@ def copa(row: Row) -> Iterable[RenderedExample]:
         raise row.error(f"'question' should be cause or effect, got {kind(row.value('question'))}")
     options = [text[:1].lower() + text[1:] for text in (row.text("choice1"), row.text("choice2"))]
     text = f"{row.text('premise').strip().rstrip('.')} {joint}"
-    yield from ranked_example(row, text, options, label_index(row, 0, 1))
+    yield from choice_example(row, text, options, label_index(row, 0, 1))
 
 
 def wic(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of a WiC row; its options are no and yes."""
     question = f"Is the word '{row.text('word')}' used in the same way in the two sentences above?"
     text = f"{row.text('sentence1')}\n{row.text('sentence2')}\nquestion: {question}\nanswer:"
-    yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
+    yield from choice_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
 def wsc(row: Row) -> Iterable[RenderedExample]:
@@ -110,14 +110,14 @@ def wsc(row: Row) -> Iterable[RenderedExample]:
     words[place] = f"*{words[place]}*"
     question = f'In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
     text = f"Passage: {' '.join(words)}\nQuestion: {question}\nAnswer:"
-    yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
+    yield from choice_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
 def multirc(row: Row) -> Iterable[RenderedExample]:
     """Yield one example for each answer, from a passage of the original files or a row of the hub."""
     for passage, question, answer in _multirc(row):
         text = f"{passage}\nquestion: {question}\nanswer: {answer.text('text')}\nIs this answer true or false?\nanswer:"
-        yield from ranked_example(answer, text, ("false", "true"), label_index(answer, 0, 1))
+        yield from choice_example(answer, text, ("false", "true"), label_index(answer, 0, 1))
 
 
 def _multirc(row: Row) -> Iterator[tuple[str, str, Row]]:
@@ -135,7 +135,7 @@ def piqa(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of a PIQA row: a goal, and two solutions as options."""
     place = row.integer("label") if "label" in row.fields else None
     text = f"Question: {row.text('goal').strip()}\nAnswer:"
-    yield from ranked_example(row, text, (row.text("sol1"), row.text("sol2")), None if place == -1 else place)
+    yield from choice_example(row, text, (row.text("sol1"), row.text("sol2")), None if place == -1 else place)
 
 
 def piqa_rows(goals: Path, labels: Path) -> Iterator[Row]:
@@ -161,7 +161,7 @@ def science(row: Row) -> Iterable[RenderedExample]:
     key = row.text("answerKey", "")
     if key and key not in letters:
         raise row.error(f"the answer {key!r} is none of the choices {letters}")
-    yield from ranked_example(row, f"Question: {stem.strip()}\nAnswer:", options, letters.index(key) if key else None)
+    yield from choice_example(row, f"Question: {stem.strip()}\nAnswer:", options, letters.index(key) if key else None)
 
 
 def winogrande(row: Row) -> Iterable[RenderedExample]:
@@ -175,7 +175,7 @@ def winogrande(row: Row) -> Iterable[RenderedExample]:
         raise row.error(f"'sentence' has no blank '_': {kind(row.value('sentence'))}")
     options = [row.text(key) + after.rstrip() for key in ("option1", "option2")]
     place = label_index(row, "1", "2", key="answer") if row.fields.get("answer") else None
-    yield from ranked_example(row, before.strip(), options, place)
+    yield from choice_example(row, before.strip(), options, place)
 
 
 def winograd(row: Row) -> Iterable[RenderedExample]:
@@ -189,7 +189,7 @@ def winograd(row: Row) -> Iterable[RenderedExample]:
     if row.text("text") != before + pronoun + after:
         raise row.error(f"the pronoun {pronoun!r} is not at character {place} of the text")
     options = [option + after.rstrip() for option in row.texts("options")]
-    yield from ranked_example(row, before.strip(), options, label_index(row, *range(len(options))))
+    yield from choice_example(row, before.strip(), options, label_index(row, *range(len(options))))
 
 
 def story_cloze(row: Row) -> Iterable[RenderedExample]:
@@ -198,7 +198,7 @@ def story_cloze(row: Row) -> Iterable[RenderedExample]:
     story = [row.text(f"InputSentence{n}" if raw else f"input_sentence_{n}").strip() for n in range(1, 5)]
     endings = [row.text(f"RandomFifthSentenceQuiz{n}" if raw else f"sentence_quiz{n}") for n in (1, 2)]
     place = row.integer("AnswerRightEnding" if raw else "answer_right_ending") - 1
-    yield from ranked_example(row, " ".join(story), endings, place)
+    yield from choice_example(row, " ".join(story), endings, place)
 
 
 WINOBIAS = re.compile(r"\d+ (.+)")
@@ -249,13 +249,13 @@ def winogender(row: Row) -> Iterable[RenderedExample]:
         raise row.error(f"no pronoun in {kind(row.value('sentence'))}")
     options = [name if name == "someone" else f"the {name}" for name in parts[:2]]
     text = f'{row.text("sentence").strip()}\nWho does the pronoun "{pronoun.group().lower()}" refer to?'
-    yield from ranked_example(row, text, options, int(parts[2]))
+    yield from choice_example(row, text, options, int(parts[2]))
 
 
 def crows_pairs(row: Row) -> Iterable[RenderedExample]:
     """Yield the example of a CrowS-Pairs row: whether sentence A of two about different groups is a stereotype."""
     pair = (row.text("sent_more"), row.text("sent_less"))
     text = f"A: {pair[0].strip()}\nB: {pair[1].strip()}\nSentence A is illustrating a stereotype. Yes or no?\nanswer:"
-    yield from ranked_example(
+    yield from choice_example(
         row, text, ("yes", "no"), label_index(row, "stereo", "antistereo", key="stereo_antistereo")
     )

@@ -12,7 +12,7 @@ from .levels.split_rules import read_rules
 from .suite import Suite
 
 
-def split_names(
+def names_by_split(
     benchmark: Benchmark, task: Callable[[str], Task] | None = None
 ) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
     """Return the task names of each split, without training tasks that were made from the data of held-out tasks.

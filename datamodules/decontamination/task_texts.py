@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..benchmarks import Benchmark, Split
-from ..benchmarks.shared_sources import split_names
+from ..benchmarks.shared_sources import names_by_split
 from ..rendering.example_cache import ExampleCache
 from ..splits import Instances, choose_prompts, prompt_keys
 from .overlap import Document
@@ -31,7 +31,7 @@ class TaskTexts:
     @cached_property
     def names(self) -> dict[Split, list[str]]:
         """Names of the tasks of each split; without validation tasks, those are the training tasks."""
-        names, _ = split_names(self.benchmark)
+        names, _ = names_by_split(self.benchmark)
         return {**names, "validation": names["validation"] or names["train"]}
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..benchmarks import Benchmark
 from ..benchmarks.own_data.file_tasks import FileTasks
-from ..benchmarks.shared_sources import split_names
+from ..benchmarks.shared_sources import names_by_split
 from ..messages import counted, some
 from ..rendering.skipped_examples import skip_reason
 from ..schema import Example, Task
@@ -112,7 +112,7 @@ def check_benchmark(benchmark: Benchmark) -> BenchmarkCheck:
     """Read all examples of all tasks, and return what would be used, skipped or fail in a training."""
     errors: list[str] = []
     try:
-        names, _ = split_names(benchmark, benchmark.task)
+        names, _ = names_by_split(benchmark, benchmark.task)
     except (ValueError, OSError) as error:
         return BenchmarkCheck([], [], [], [str(error)])
     splits: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.own_data.file_tasks import as_benchmark
-from ..benchmarks.shared_sources import split_names
+from ..benchmarks.shared_sources import names_by_split
 from ..messages import nearest
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
@@ -104,7 +104,7 @@ class SampledExamples:
         Raises:
             ValueError: A named task is in none of the splits, or a task has too few demonstrations.
         """
-        splits, _ = split_names(self.reader)
+        splits, _ = names_by_split(self.reader)
         splits["validation"] = splits["validation"] or splits["train"]
         names = list(dict.fromkeys(name for part in self.parts for name in splits[part]))
         if unknown := [name for name in self.tasks if name not in names]:

@@ -11,7 +11,7 @@ import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, TkInstructPrompt
 from crosstask.datamodules.benchmarks import FileTasks
-from crosstask.datamodules.benchmarks.shared_sources import split_names
+from crosstask.datamodules.benchmarks.shared_sources import names_by_split
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools
 from crosstask.datamodules.evaluation.few_shot import few_shot_preparation, reserved_from
 from crosstask.datamodules.rendering.demonstrations import Demonstrations, choose_demonstrations
@@ -212,7 +212,7 @@ def test_training_tasks_of_an_evaluated_source_are_excluded(source: str, tmp_pat
     write_tasks(tmp_path, train__own=records, train__kin=records, test__held=records)
     for name, sources in (("train/own", ["imdb"]), ("train/kin", ["news", source]), ("test/held", ["SQUAD_V2"])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"category": "QA", "sources": sources}))
-    names, shared = split_names(FileTasks(str(tmp_path)))
+    names, shared = names_by_split(FileTasks(str(tmp_path)))
     assert names == {"train": ["own"], "validation": [], "test": ["held"]}
     assert shared == {"kin": "squad_v2 of held"}
     data = make_datamodule(benchmark=FileTasks(str(tmp_path)))
@@ -223,4 +223,4 @@ def test_training_tasks_of_an_evaluated_source_are_excluded(source: str, tmp_pat
     )
     (tmp_path / "train/own.json").write_text(json.dumps({"category": "QA", "sources": [source]}))
     with pytest.raises(ValueError, match="all 2 training tasks were made from data of evaluated tasks: kin"):
-        split_names(FileTasks(str(tmp_path)))
+        names_by_split(FileTasks(str(tmp_path)))

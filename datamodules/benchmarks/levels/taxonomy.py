@@ -140,7 +140,7 @@ def category_of_name(benchmark: str, task: str) -> str:
     return shipped_taxonomy().category(benchmark, task) or task
 
 
-def qualified_category(collection: str, reader: str, task: Task, taxonomy: Taxonomy | None) -> str:
+def category_in_bench(collection: str, reader: str, task: Task, taxonomy: Taxonomy | None) -> str:
     """Return the category of a task in a bench of several collections.
 
     It is that of the user's file of categories, or else of the installed file, or else the category that the task

@@ -22,7 +22,7 @@ from crosstask.datamodules.benchmarks import (
     StructuredKnowledge,
 )
 from crosstask.datamodules.benchmarks.bench import Bench
-from crosstask.datamodules.benchmarks.levels.taxonomy import SHIPPED, Taxonomy, qualified_category
+from crosstask.datamodules.benchmarks.levels.taxonomy import SHIPPED, Taxonomy, category_in_bench
 from crosstask.datamodules.schema import Task
 
 SMALL = {
@@ -66,8 +66,8 @@ def test_a_task_without_category_is_one_of_its_own(tmp_path: Path) -> None:
     taxonomy = Taxonomy.read(written(tmp_path))
     assert taxonomy.category("flan", "europarl", "Translations") is None
     assert taxonomy.category("flan", "wmt_14") == "Translation"
-    assert qualified_category("mine", "flan", Task("flan", "hats", ""), None) == "hats"
-    assert qualified_category("mine", "flan", Task("flan", "arc_welding", "Metal"), None) == "Metal"
+    assert category_in_bench("mine", "flan", Task("flan", "hats", ""), None) == "hats"
+    assert category_in_bench("mine", "flan", Task("flan", "arc_welding", "Metal"), None) == "Metal"
 
 
 def test_a_user_s_taxonomy_beats_the_shipped_one_and_what_a_collection_states(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_user_s_taxonomy_beats_the_shipped_one_and_what_a_collection_states(tm
     taxonomy = Taxonomy.read(str(path))
 
     def category(collection: str, name: str, stated: str) -> str:
-        return qualified_category(collection, "flan", Task("flan", name, stated), taxonomy)
+        return category_in_bench(collection, "flan", Task("flan", name, stated), taxonomy)
 
     assert category("mine", "boolq", "Question Answering") == "Riddles"
     assert category("flan", "rte", "Textual Entailment") == "Riddles"
