@@ -72,7 +72,8 @@ class EvaluationStage(Protocol):
 
         Args:
             here: This process's replica, and the number of replicas.
-            answered: Numbers of examples; batches with these alone are left out.
+            answered: Numbers of answered examples. Batches to answer whose examples are all among them are left out;
+                the loss has all examples.
         """
         ...
 

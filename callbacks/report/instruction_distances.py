@@ -56,7 +56,7 @@ def t_sne(points: Points, *, perplexity: float = 15.0, seed: int = 0) -> Points:
 
     Args:
         points: Points [n, W].
-        perplexity: Effective number of neighbors of a point; at most a third of the other points.
+        perplexity: Effective number of neighbors of a point; reduced to a third of the other points if it is larger.
         seed: Seed of the initialization.
     """
     from sklearn.manifold import TSNE
