@@ -20,6 +20,11 @@ from .chunked_cross_entropy import CHUNK, LogitRule, VocabularyShard, chunked_cr
 
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+_IGNORED = frozenset({"mpt"})
+"""Model types whose code reads no ``logit_scale``, although their configurations have one."""
+_POWERS = {"hyperclovax": 1, "minicpm3": 0}
+"""Powers of ``logits_scaling`` in the logits: MiniCPM3 divides the head's inputs by it; others (Granite) divide the
+logits, and have -1."""
 
 
 def logit_rule(config: PreTrainedConfig) -> LogitRule:
@@ -31,8 +36,8 @@ def logit_rule(config: PreTrainedConfig) -> LogitRule:
     """
     text = config.get_text_config(decoder=True)
     caps = [cap for name in _CAPS if (cap := getattr(text, name, None)) is not None]
-    scale = 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
-    for name in _MULTIPLIERS:
+    scale = (getattr(text, "logits_scaling", None) or 1.0) ** _POWERS.get(text.model_type, -1)
+    for name in () if text.model_type in _IGNORED else _MULTIPLIERS:
         value = getattr(text, name, None)
         scale *= 1.0 if value is None else value
     return LogitRule(scale, caps[0] if caps else None)

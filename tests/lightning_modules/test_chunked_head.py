@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from plain_descent import LargestTensor
 from target_models import PAD, VOCABULARY, causal_model, documents, t5_model
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.lightning_modules import chunked_cross_entropy as chunked
@@ -59,12 +59,22 @@ def bart_model() -> Any:
     return model
 
 
+def mpt_model() -> Any:
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 64, "logit_scale": "inv_sqrt_d_model"}
+    config = AutoConfig.for_model("mpt", vocab_size=VOCABULARY, **shape)
+    return AutoModelForCausalLM.from_config(config).double().eval()
+
+
 MODELS = {
     "opt, tied": causal_model,
     "llama, untied": lambda: causal_model("llama", tie_word_embeddings=False),
     "gemma2, capped": lambda: causal_model("gemma2", "eager", head_dim=8, final_logit_softcapping=0.5),
     "cohere, multiplied": lambda: causal_model("cohere", "sdpa", logit_scale=0.25),
     "granite, divided": lambda: causal_model("granite", "sdpa", logits_scaling=8.0),
+    "hyperclovax, multiplied": lambda: causal_model("hyperclovax", "sdpa", logits_scaling=8.0),
+    "minicpm3, its inputs divided": lambda: causal_model("minicpm3", "sdpa", dim_model_base=4, kv_lora_rank=4),
+    "mpt, a scale that is not read": mpt_model,
     "phi, bias": lambda: causal_model("phi", "sdpa"),
     "t5, tied and scaled": t5_model,
     "bart, bias in a buffer": bart_model,
