@@ -4,6 +4,8 @@
 
 The file is written after every section, so that an interruption keeps earlier measurements. A section that fails or
 exceeds its time is recorded with its error, and the others run. A section whose peer is not installed fails by itself.
+Sections run in the order of ``SECTIONS``, the most important ones first, until the time is used up. At toy size, a
+section may take as long as a busy machine needs.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from typing import Any, NamedTuple
 
 PERF = Path(__file__).resolve().parents[1]
 BUDGET = 530
-"""Seconds of all sections together."""
+"""Seconds of all sections together, on a GPU."""
+TOY_LIMIT = 900
+"""Seconds of a section at toy size."""
 
 STEPS = ["gpu/step_speed.py"]
 BF16 = ["--device=cuda", "--dtype=bfloat16"]
@@ -38,11 +42,15 @@ class Section(NamedTuple):
 
 
 TOY = ["--rows=1", "--length=128", "--steps=1"]
+SMALL = [*STEPS, "--size=125m", "--rows=16", "--steps=5"]
 SECTIONS = {
     "tests": Section(
         ["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests"], ["-c", "print('{}')"], 110
     ),
     "training_125m": Section([*STEPS, "--size=125m", "--rows=32", "--compile"], [*STEPS, "--size=toy", *TOY], 60),
+    "fit_1.3b": Section(
+        ["gpu/fit_speed.py"], ["gpu/fit_speed.py", "--toy", "--rows=1", "--batches=2", "--steps=3"], 100
+    ),
     "training_1.3b": Section(
         [*STEPS, "--size=1.3b", "--rows=8", "--batches=4", "--steps=6", "--compile"],
         [*STEPS, "--size=toy", "--batches=2", *TOY],
@@ -117,6 +125,20 @@ SECTIONS = {
     "bilevel": Section(
         ["bilevel.py", "--device=cuda", "--rounds=3"], ["bilevel.py", "--rounds=1", "--inner_steps=1"], 50
     ),
+    "training_t5": Section(
+        [*STEPS, "--size=t5-220m", "--rows=16", "--steps=5", "--compile"], [*STEPS, "--size=t5-toy", *TOY], 60
+    ),
+    "loss": Section(
+        ["logits_memory.py", "--device=cuda", "--vocabularies", "50272", "262144", "--tokens=8192", "--rounds=1"],
+        ["logits_memory.py", "--vocabularies=2048", "--tokens=64", "--rounds=1"],
+        60,
+    ),
+    "recomputed_nothing": Section(SMALL, [*STEPS, "--size=toy", *TOY], 30),
+    "recomputed_selective": Section(
+        [*SMALL, '--recompute="selective"'], [*STEPS, "--size=toy", '--recompute="selective"', *TOY], 30
+    ),
+    "recomputed_second": Section([*SMALL, "--recompute=2"], [*STEPS, "--size=toy", "--recompute=2", *TOY], 30),
+    "recomputed_all": Section([*SMALL, "--recompute=true"], [*STEPS, "--size=toy", "--recompute=true", *TOY], 30),
 }
 
 
@@ -131,8 +153,12 @@ def main() -> None:
     for name in given.sections:
         section = SECTIONS[name]
         left = BUDGET - (time.monotonic() - began)
-        words = section.toy if given.toy else section.command
-        results[name] = run(words, min(section.limit, left)) if left > 10 else {"error": "no time was left"}
+        if given.toy:
+            results[name] = run(section.toy, TOY_LIMIT)
+        else:
+            results[name] = (
+                run(section.command, min(section.limit, left)) if left > 10 else {"error": "no time was left"}
+            )
         print(f"{name}: {json.dumps(results[name])[:300]}", flush=True)
         content = {"toy": given.toy, "machine": machine(), "sections": results}
         given.results.write_text(json.dumps(content, indent=1) + "\n")

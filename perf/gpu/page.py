@@ -51,6 +51,7 @@ def section(results: dict[str, Any]) -> str:
         "",
     ]
     lines += training_table(sections)
+    lines += whole_runs(sections)
     lines += comparison_table(sections)
     if "tests" in sections:
         lines += [f"Tests that need a GPU: {sections['tests'].get('last_line') or sections['tests'].get('error')}.", ""]
@@ -85,6 +86,18 @@ def training_table(sections: dict[str, Any]) -> list[str]:
             f"{percent(result['utilization'])} | {percent(goal)} | {result['peak_gib'] or ''} |"
         )
     return [*lines, ""]
+
+
+def whole_runs(sections: dict[str, Any]) -> list[str]:
+    """Return a sentence for each run of the program: how long the host waits for batches, and what is compiled when."""
+    runs = [each for entry in sections.values() for each in entry.get("results", []) if "waiting_for_data" in each]
+    lines = [
+        f"In `{each['program']}` of {each['setting']['size']}, the host waits {each['waiting_for_data']:.1%} of the "
+        f"time for batches. {each['graphs_until_validation']} graphs are compiled until a validation has generated, "
+        f"and {each['graphs_after_it']} after it."
+        for each in runs
+    ]
+    return [*lines, ""] if lines else []
 
 
 def comparison_table(sections: dict[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@
 
 A step reads `--batches` batches of `--rows` packed rows, clips the norm and updates all weights by fused AdamW:
 bfloat16 autocast over float32 weights, or with `--masters` weights in bfloat16 with float32 masters. Documents are
-random tokens of lognormal lengths, mean 220, of which 15% are targets. Weights are random; only real tokens count.
+random tokens of lognormal lengths, mean 220, of which 15% are targets. Weights are random; only real tokens count. A T5
+reads sources in rows of `--length` columns and targets in rows of a quarter.
 `--peer` trains the same model on the same documents with TRL's SFTTrainer: packing `bfd`, loss on completions, fused
 AdamW and the fastest attention that transformers finds. The last line is JSON. Without CUDA there is no autocast, and
 memory is that of the process (perf/step_settings.py).
@@ -27,8 +28,9 @@ from transformers import PreTrainedModel
 
 from crosstask.callbacks.throughput import batch_counts
 from crosstask.datamodules.packing.best_fit import best_fit
-from crosstask.datamodules.packing.collate import CausalRows
-from crosstask.datamodules.schema import CausalBatch, TokenizedExample
+from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
+from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch, TokenizedExample
+from crosstask.lightning_modules.chunked_head import ChunkedHead
 from crosstask.lightning_modules.models import Network, build_model, model_config, prepare_network
 from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.optimizer_classes import build_optimizer
@@ -41,12 +43,17 @@ SIZES = {
     "6.7b": ("opt", 32, 4096, 32),
     "llama-125m": ("llama", 12, 768, 12),
     "llama-1.3b": ("llama", 24, 2048, 16),
+    "t5-220m": ("t5", 12, 768, 12),
     "small-toy": ("opt", 6, 384, 6),
     "toy": ("opt", 2, 64, 2),
     "llama-toy": ("llama", 2, 64, 2),
+    "t5-toy": ("t5", 2, 64, 2),
 }
-"""(model type, blocks, width, heads) of each size."""
+"""(model type, blocks, width, heads) of each size; a T5 has as many blocks in each stack."""
+VOCABULARIES = {"opt": 50_272, "llama": 32_000, "t5": 32_128}
 WARM_UP = 3
+
+Batch = CausalBatch | Seq2SeqBatch
 
 
 def main() -> None:
@@ -78,17 +85,18 @@ def main() -> None:
     for step in steps[WARM_UP:]:
         for batch in step:
             counts.update(batch_counts(batch))
-    peak = peak_flops(device)
+    counts["tokens"] -= counts["written"]  # those of the encoder, whose sums are apart from the decoder's
+    flops, peak = float(training_flops(model, counts)), peak_flops(device)
     result = {
         "benchmark": "training",
         "program": "trl" if given.peer else "crosstask",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "setting": vars(given),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "tokens_per_second": round(counts["tokens"] / seconds, 1),
+        "tokens_per_second": round(float(counts["tokens"] + counts["written"]) / seconds, 1),
         "seconds_per_step": round(seconds / given.steps, 4),
         "cost_per_step": round(cost / given.steps, 4),
-        "utilization": round(float(training_flops(model, counts)) / seconds / peak, 4) if peak else None,
+        "utilization": round(flops / seconds / peak, 4) if peak else None,
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if device.type == "cuda" else None,
         "peak_mib": round((memory(device)["VmHWM"] - empty) / 2**20, 1),
     }
@@ -98,7 +106,10 @@ def main() -> None:
 def model_fields(size: str, length: int) -> tuple[dict[str, Any], int]:
     """Return the fields of the model's configuration, and the size of its vocabulary."""
     kind, layers, width, heads = SIZES[size]
-    vocabulary = 1_000 if size.endswith("toy") else 50_272 if kind == "opt" else 32_000
+    vocabulary = 1_000 if size.endswith("toy") else VOCABULARIES[kind]
+    if kind == "t5":
+        shape = {"d_model": width, "d_kv": width // heads, "d_ff": 4 * width, "num_layers": layers, "num_heads": heads}
+        return {"model_type": kind, "dropout_rate": 0.0, "decoder_start_token_id": 0} | shape, vocabulary
     fields = {"model_type": kind, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     fields |= {"max_position_embeddings": length, "use_cache": False}
     if kind == "opt":
@@ -111,7 +122,7 @@ def model_fields(size: str, length: int) -> tuple[dict[str, Any], int]:
     return fields, vocabulary
 
 
-def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[CausalBatch]]:
+def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[Batch]]:
     """Return the batches of each step, warm-up included."""
     rng = np.random.default_rng(0)
     wanted = (WARM_UP + given.steps) * given.batches * given.rows
@@ -121,7 +132,10 @@ def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[Causal
     documents = [
         TokenizedExample(rng.integers(4, vocabulary, n), n - max(round(0.15 * n), 1)) for n in lengths.tolist()
     ]
-    rows, kind = best_fit(lengths, given.length, rng), CausalRows(given.length, pad_token_id=1)
+    sources = np.array([document.n_source for document in documents])
+    pair = given.size.startswith("t5")
+    kind = Seq2SeqRows(given.length, given.length // 4, 1) if pair else CausalRows(given.length, pad_token_id=1)
+    rows = best_fit(kind.sizes(lengths, sources), given.length, rng)
     full = [[documents[place] for place in rows.row(number)] for number in range(wanted)]
     batches = [kind.collate(full[first : first + given.rows], 1) for first in range(0, wanted, given.rows)]
     return [batches[first : first + given.batches] for first in range(0, len(batches), given.batches)]
@@ -144,14 +158,13 @@ def reset_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def own_seconds(
-    model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace
-) -> tuple[float, float]:
+def own_seconds(model: PreTrainedModel, steps: list[list[Batch]], given: argparse.Namespace) -> tuple[float, float]:
     """Return the seconds of the measured steps, and again their seconds on CUDA, or processor seconds without CUDA."""
     prepare_network(model, Network(gradient_checkpointing=json.loads(given.recompute), compile=given.compile))
     cuda = model.device.type == "cuda"
     settings = Optimization(learning_rate=1e-5, betas=(0.9, 0.95), fused=cuda, master_weights=given.masters)
     optimizer, mixed = build_optimizer(settings, model), cuda and not given.masters
+    head = ChunkedHead(model)
     began = used = 0.0
     for number, step in enumerate(steps):
         if number == WARM_UP:
@@ -161,7 +174,7 @@ def own_seconds(
         for batch in step:
             moved = move_data_to_device(batch, model.device)
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=mixed):
-                loss = target_loss(model, moved).sum / targets
+                loss = target_loss(model, moved, head=head).sum / targets
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -183,7 +196,7 @@ def peer_attention(device: torch.device) -> str:
     return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
 
 
-def peer_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace) -> float:
+def peer_seconds(model: PreTrainedModel, steps: list[list[Batch]], given: argparse.Namespace) -> float:
     """Return the seconds of the measured steps in TRL, which packs the same documents again."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -229,7 +242,7 @@ def peer_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: 
     return times[-1] - times[WARM_UP - 1]
 
 
-def unpacked(batch: CausalBatch) -> list[dict[str, list[int]]]:
+def unpacked(batch: Batch) -> list[dict[str, list[int]]]:
     """Return the documents of a batch without padding, as TRL reads them: token ids, and 1 for target tokens."""
     ids, trained = batch.input_ids.flatten().tolist(), (batch.targets.flatten() >= 0).tolist()
     bounds, documents = batch.offsets.tolist(), []

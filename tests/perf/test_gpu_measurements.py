@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "perf" / "gpu"))
 
+import fit_speed  # noqa: E402
 from measure import SECTIONS, run  # noqa: E402
 from page import BEGIN, END, replaced, section  # noqa: E402
 
@@ -23,13 +24,28 @@ def test_the_script_measures_at_toy_size_and_leaves_the_page(tmp_path: Path) -> 
     page = (ROOT / "docs" / "performance.md").read_text()
     environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     words = ["bash", str(ROOT / "perf" / "gpu.sh"), str(results), "--toy", "--sections", "training_6.7b"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [measured] = json.loads(results.read_text())["sections"]["training_6.7b"]["results"]
     assert measured["program"] == "crosstask"
     assert measured["tokens_per_second"] > 0
     assert "recomputed true" in done.stdout
     assert (ROOT / "docs" / "performance.md").read_text() == page
+
+
+def test_a_recipe_trains_and_validates_at_toy_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", SECTIONS["fit_1.3b"].toy)
+    fit_speed.main()
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured["tokens_per_second"] > 0
+    assert 0 < measured["waiting_for_data"] < 1
+    assert measured["graphs_after_it"] == 0
+    entry = {"machine": dict.fromkeys(("device", "torch", "transformers", "date"), ""), "sections": {}}
+    text = section(entry | {"sections": {"fit_1.3b": {"results": [measured]}}})
+    assert "In `crosstask fit` of opt_iml_1.3b, the host waits" in text
+    assert "| crosstask fit, opt_iml_1.3b | 2 x 1 |" in text
 
 
 @pytest.mark.parametrize("name", [name for name, section in SECTIONS.items() if section.command[0].endswith(".py")])
@@ -40,6 +56,12 @@ def test_a_section_passes_only_words_that_its_script_knows(name: str) -> None:
             re.findall(r'add_argument\(\s*"(--[a-z_]+)"', source)
         )
         assert not unknown
+
+
+def test_the_page_says_what_each_section_shows() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text().partition("## On a GPU")[2].partition(BEGIN)[0]
+    listed = [name for line in page.splitlines() for name in re.findall(r"`([^`]+)`", line.split(" | ")[0])]
+    assert {name for name in listed if name in SECTIONS} == set(SECTIONS)
 
 
 def test_all_sections_end_within_nine_minutes() -> None:
