@@ -136,8 +136,10 @@ def _measured_leak(model: PreTrainedModel) -> str | None:
         alone = read(x[None])[0]
         position_ids = first_position(reader.config) + torch.arange(4, device=x.device).repeat(2, 2)
         packed = read(torch.stack([torch.cat([x, x]), torch.cat([y, x])]), position_ids=position_ids)
-    except (ValueError, TypeError) as error:  # a forward that takes no further keywords is a TypeError
-        return str(error)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of code that this project does not know
+        return str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -29,7 +29,11 @@ from transformers import (
 )
 
 from crosstask.lightning_modules.attention.document_offsets import Documents
-from crosstask.lightning_modules.attention.isolation_checks import first_position, require_document_attention
+from crosstask.lightning_modules.attention.isolation_checks import (
+    CannotPack,
+    first_position,
+    require_document_attention,
+)
 from crosstask.lightning_modules.models import build_model
 from crosstask.lightning_modules.scoring.pair_scores import PADDED
 from crosstask.lightning_modules.scoring.scorer_models import build_scorer
@@ -115,6 +119,33 @@ def test_a_leak_that_no_configuration_shows_is_measured() -> None:
     roberta.config.model_type = "bert"  # positions would be counted from 0
     with pytest.raises(ValueError, match="differ from those of the document alone"):
         require_document_attention(roberta)
+
+
+@pytest.mark.parametrize("fault", [KeyError("document"), RuntimeError("two sizes"), AttributeError("no offsets")])
+def test_a_model_whose_code_fails_is_rejected_with_what_works(fault: Exception) -> None:
+    """As code of a later transformers might fail, that no check of a configuration knows."""
+
+    def fail(module: object, args: object, kwargs: dict[str, object]) -> None:
+        if "documents" in kwargs:
+            raise fault
+
+    model = build("llama")
+    model.model.layers[0].self_attn.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(
+        CannotPack, match=rf"cannot read packed rows: {type(fault).__name__}: .*one_per_row"
+    ) as rejected:
+        require_document_attention(model)
+    assert str(fault) in rejected.value.reason
+
+
+def test_full_memory_says_nothing_about_a_model() -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    model = build("llama")
+    model.model.layers[0].register_forward_pre_hook(fill)
+    with pytest.raises(torch.OutOfMemoryError):
+        require_document_attention(model)
 
 
 def test_a_model_without_document_attention_is_rejected() -> None:
