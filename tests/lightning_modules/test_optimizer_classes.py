@@ -1,11 +1,13 @@
 """Optimizers by name: built with the project's groups, resumed from their states, rejected where they cannot train."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy
+from small_runs import SmallRuns, small_trainer, weights_of
 from torch import nn
 from transformers import AutoModelForCausalLM, OPTConfig
 
@@ -105,6 +107,29 @@ def test_schedule_free_training_resumes_from_averages() -> None:
     for each in (optimizer, loaded):
         set_averages([each], training=True)
     assert descend(resumed, loaded, 2) == descend(model, optimizer, 2)
+
+
+@pytest.mark.parametrize("kind", ["tuning", "lora"])
+@pytest.mark.parametrize("algorithm", ["Muon", "schedulefree.AdamWScheduleFree", "bitsandbytes.optim.AdamW8bit"])
+def test_an_interrupted_run_continues_as_if_it_had_not_been(
+    algorithm: str, kind: str, small_runs: SmallRuns, tmp_path: Path
+) -> None:
+    package = algorithm.partition(".")[0]
+    if package != "Muon":
+        pytest.importorskip(package)
+    schedule: Any = "constant" if package == "schedulefree" else "wsd"
+    settings = Optimization(learning_rate=0.01, weight_decay=0.1, algorithm=algorithm, schedule=schedule)
+
+    def fitted(steps: int, **options: Any) -> tuple[Any, Any]:
+        module, data = small_runs(kind, optimizer=settings, total_steps=4)
+        trainer = small_trainer(steps, gradient_clip_val=0.1, accumulate_grad_batches=2)
+        trainer.fit(module, datamodule=data, **options)
+        return module, trainer
+
+    whole, _ = fitted(4)
+    fitted(2)[1].save_checkpoint(tmp_path / "two.ckpt")
+    resumed, _ = fitted(4, ckpt_path=str(tmp_path / "two.ckpt"))
+    torch.testing.assert_close(weights_of(resumed), weights_of(whole), rtol=0, atol=0)
 
 
 def test_eight_bit_adam_keeps_its_moments_in_bytes() -> None:
