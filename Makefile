@@ -9,7 +9,7 @@ export GOMP_SPINCOUNT := 30000
 # Compiled files are kept: without them, every process would compile the package and rewrite the tests' assertions again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-faults test-distributed test-harness test-slurm lint types docs dist perf architectures real-data clean
+.PHONY: quickstart test test-faults test-distributed test-architectures test-harness test-slurm lint types docs dist perf architectures real-data clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
@@ -35,6 +35,10 @@ test-faults: $(VENV)/ready  # kills, flipped bits, any input, a long run; CASES 
 test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in its last digit from one by two processes
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run
 	$(BIN)/python -m pytest $(TWO) -m distributed $(call files,distributed)
+
+test-architectures: export OMP_NUM_THREADS := 1
+test-architectures: $(VENV)/ready  # every row of docs/architectures.md, in about an hour
+	CROSSTASK_ARCHITECTURES=all $(BIN)/python -m pytest -n 2 tests/experiments/test_architecture_table.py
 
 test-harness: export OMP_NUM_THREADS := 1
 test-harness: $(VENV)/with-harness  # the evaluation's page with lm-evaluation-harness, equal log-likelihoods
