@@ -116,10 +116,13 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
             f"lora.target_modules = {targets} does not fit {type(model).__name__}, whose modules with weights are "
             f"called {kinds}: {error}"
         ) from error
-    if model.config.tie_word_embeddings and any(NAME in module.lora_embedding_A for _, module in _adapted(model)):
+    head = model.get_output_embeddings()
+    if model.config.tie_word_embeddings and any(
+        NAME in module.lora_embedding_A or module is head for _, module in _adapted(model)
+    ):
         raise ValueError(
-            f"{type(model).__name__} ties its head to its embeddings, so that adapters of the embeddings cannot be "
-            "merged: leave them out of lora.target_modules"
+            f"{type(model).__name__} ties its head to its embeddings, so that adapters of either cannot be merged: "
+            "leave them out of lora.target_modules"
         )
     for parameter in model.parameters():
         if parameter.requires_grad and not hasattr(parameter, "ds_id"):  # DeepSpeed keeps its own float32 copy

@@ -146,9 +146,32 @@ def test_what_adapters_do_not_belong_to_is_rejected(trained: PreTrainedModel, re
         reject_adapters(lora, FSDPStrategy())
 
 
-def test_adapters_of_tied_embeddings_are_rejected(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
+def test_adapters_of_tied_embeddings_are_rejected(name: str, folder: Path) -> None:
+    """A matrix with two names is merged once, so that an adapter of its other use would be lost."""
     with pytest.raises(ValueError, match=r"ties its head .* leave them out of lora\.target_modules"):
-        add_adapters(AutoModelForCausalLM.from_pretrained(folder / "opt"), LoRA(target_modules=["embed_tokens"]))
+        add_adapters(AutoModelForCausalLM.from_pretrained(folder / "opt"), LoRA(target_modules=[name]))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_of_an_untied_head_are_merged(dora: bool) -> None:
+    shape = {
+        "hidden_size": 8,
+        "word_embed_proj_dim": 8,
+        "ffn_dim": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    }
+    config = AutoConfig.for_model("opt", vocab_size=30, tie_word_embeddings=False, **shape)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    base, ids = copy.deepcopy(model), torch.arange(4, 12)[None]
+    add_adapters(model, LoRA(r=2, target_modules=["lm_head"], dora=dora))
+    start_adapters(model)
+    model.lm_head.lora_B["default"].weight.data.normal_()
+    expected = model(ids).logits
+    assert (expected - base(ids).logits).norm() > 0.05 * expected.norm()
+    base.load_state_dict(dict(merged_weights(model)))
+    torch.testing.assert_close(base(ids).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["opt", "gpt2"])
