@@ -15,6 +15,7 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules.attention import backends, document_attention
 from crosstask.lightning_modules.attention.document_offsets import Documents
+from crosstask.lightning_modules.evaluation import likelihood
 from crosstask.lightning_modules.generation import compiled_decoding
 from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
@@ -22,6 +23,10 @@ from crosstask.lightning_modules.models import Network, prepare_network
 from crosstask.lightning_modules.recomputation import Recomputation
 
 Graph = Callable[..., Any]
+
+SEQ2SEQ = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+SEQ2SEQ |= {"decoder_start_token_id": 0}
+"""It generates by transformers' loop, and the decoder-only model by ours."""
 
 
 class CountedGraphs(Callback):
@@ -65,9 +70,12 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountedGraphs]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("decoding", [Decoding(), Decoding(compile=True)])
+@pytest.mark.parametrize(
+    ("decoding", "seq2seq"), [(Decoding(), False), (Decoding(compile=True), False), (Decoding(), True)]
+)
 def test_training_runs_compiled_graphs_after_evaluations(
     decoding: Decoding,
+    seq2seq: bool,
     make_datamodule: Callable[..., InstructionTuningDataModule],
     tiny_model: dict[str, Any],
     graphs: CountedGraphs,
@@ -81,13 +89,20 @@ def test_training_runs_compiled_graphs_after_evaluations(
     steps = CountedGraphs()
     step = torch.compile(compiled_decoding.decode_step, fullgraph=True, dynamic=False, backend=steps)
     monkeypatch.setattr(compiled_decoding, "compiled_step", lambda device: step)
-    data = make_datamodule(evaluation={"ranking": OptionRanking(), "max_new_tokens": 8, "batch_tokens": 512})
+    ranked: list[Any] = []
+    rank = likelihood.option_log_likelihoods
+    monkeypatch.setattr(likelihood, "option_log_likelihoods", lambda *words: (ranked.append(words), rank(*words))[1])
+    evaluation = {"ranking": OptionRanking(labels=4), "max_new_tokens": 8, "batch_tokens": 512}
+    data = make_datamodule(evaluation=evaluation, **({"rows": {"target_length": 32}} if seq2seq else {}))
+    model = SEQ2SEQ if seq2seq else tiny_model
     module = InstructionTuningModule(
-        data.tokenizer_name, config=tiny_model, network=Network(compile=True), row_length=128, decoding=decoding
+        data.tokenizer_name, config=model, network=Network(compile=True), row_length=128, decoding=decoding
     )
     options: dict[str, Any] = QUIET | {"limit_val_batches": 8, "num_sanity_val_steps": 8, "val_check_interval": 2}
     Trainer(max_steps=3, callbacks=[graphs], **options).fit(module, datamodule=data)
-    assert graphs.compiled_by_evaluations <= 4  # the loss of packed rows; generation and ranking would add 6
+    assert len(ranked) >= 2
+    # The loss of packed rows alone: generation would add 6 to the decoder-only model's, and ranking 5.
+    assert graphs.compiled_by_evaluations <= (21 if seq2seq else 4)
     assert len(graphs.calls_of_step) == 3
     assert len(set(graphs.calls_of_step)) == 1
     assert graphs.calls_of_step[0] >= 2  # at least one graph in each of the two blocks
