@@ -64,6 +64,22 @@ class Hypergradient(NamedTuple):
     diagnostics: Diagnostics
 
 
+class OuterGradients(NamedTuple):
+    """The outer loss of this replica, and its gradients, averaged over replicas.
+
+    Args:
+        loss: The outer loss, not averaged.
+        v: Gradient with respect to theta.
+        direct: Gradient with respect to phi; 0 if the outer loss does not use phi.
+        uses_phi: Whether the outer loss uses phi. The gradient may be 0 if it does.
+    """
+
+    loss: float
+    v: Vector
+    direct: Vector
+    uses_phi: bool
+
+
 def hypergradient(
     method: Method,
     inner_loss: Loss | Sequence[Loss],
@@ -125,7 +141,7 @@ def hypergradient(
 
     error: float | None = None
     with preserve_state(devices, buffers) as before, torch.enable_grad():
-        loss, v, direct = outer_gradients(loss_parts(outer_loss), distinct_theta, distinct_phi, reduce)
+        loss, v, direct, _ = outer_gradients(loss_parts(outer_loss), distinct_theta, distinct_phi, reduce)
         inner_state = before if rng == "same" else capture_state(devices)._replace(buffers=before.buffers)
         problem = InnerProblem(repeated(loss_parts(inner_loss), inner_state), distinct_theta, distinct_phi, reduce)
         with full_precision(devices):
@@ -180,7 +196,7 @@ def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tup
 
 def outer_gradients(
     outer_losses: list[Loss], theta: list[Parameter], phi: list[Parameter], reduce: Reduce
-) -> tuple[float, Vector, Vector]:
+) -> OuterGradients:
     """Return this replica's outer loss, and its gradients with respect to theta and phi, averaged over replicas.
 
     Args:
@@ -204,8 +220,8 @@ def outer_gradients(
     v = averaged(zeros_where_none(theta_slopes, theta), reduce)
     if not math.isfinite(norm(v)):
         raise FloatingPointError(f"the gradient of outer_loss ({loss}) is not finite")
-    direct = zeros_where_none(phi_slopes, phi)
-    return loss, v, direct if all(slope is None for slope in phi_slopes) else averaged(direct, reduce)
+    direct, uses_phi = zeros_where_none(phi_slopes, phi), any(slope is not None for slope in phi_slopes)
+    return OuterGradients(loss, v, averaged(direct, reduce) if uses_phi else direct, uses_phi)
 
 
 def _reject_gathered(theta: Sequence[Parameter]) -> None:

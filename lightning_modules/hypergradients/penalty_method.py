@@ -52,11 +52,11 @@ def penalty(
         u <- u - rate * d inner(u) / dtheta
         w <- w - rate * (d inner(w) / dtheta + (d outer(w) / dtheta) / alpha)
 
-    This takes 2 * steps + 1 inner passes and `steps` outer passes. One step equals a finite difference of the implicit
-    hypergradient with the identity in place of H^-1, at a distance of rate ||v|| / alpha (DARTS). More steps equal as
-    many terms of Neumann's series with gamma = rate, where v is computed anew at every step. In float32, choose alpha
-    so that rate ||v|| / alpha (`Diagnostics.radius`) is about 1e-3. Like `hypergradient`, it changes neither theta, nor
-    any ``.grad``, nor the random generators.
+    This takes 2 * steps + 1 inner passes and `steps` outer passes, one more if the outer loss uses phi. One step equals
+    a finite difference of the implicit hypergradient with the identity in place of H^-1, at a distance of rate ||v|| /
+    alpha (DARTS). More steps equal as many terms of Neumann's series with gamma = rate, where v is computed anew at
+    every step. In float32, choose alpha so that rate ||v|| / alpha (`Diagnostics.radius`) is about 1e-3. Like
+    `hypergradient`, it changes neither theta, nor any ``.grad``, nor the random generators.
 
     Args:
         inner_loss: Returns the scalar inner loss at the current theta and phi. It is called once for every inner pass,
@@ -112,16 +112,16 @@ def _move_to_w(
     problem: InnerProblem, outer: list[Loss], first: Vector, *, alpha: float, rate: float, steps: int
 ) -> tuple[float, float, Vector]:
     """Move theta to w; return this replica's outer loss and ||v||, both at the start, and d outer(w) / d phi."""
-    loss, v, direct = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
-    length = norm(v)
-    _descend(problem.theta, add(first, v, times=1 / alpha), rate)
+    at_theta = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
+    _descend(problem.theta, add(first, at_theta.v, times=1 / alpha), rate)
     for _ in range(steps - 1):
         slope = _inner_gradient(problem)
-        _, v, _ = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
+        v = outer_gradients(outer, problem.theta, problem.phi, problem.reduce).v
         _descend(problem.theta, add(slope, v, times=1 / alpha), rate)
-    if norm(direct):  # the outer loss uses phi itself
-        _, _, direct = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
-    return loss, length, direct
+    direct = at_theta.direct
+    if at_theta.uses_phi:
+        direct = outer_gradients(outer, problem.theta, problem.phi, problem.reduce).direct
+    return at_theta.loss, norm(at_theta.v), direct
 
 
 def _inner_gradient(problem: InnerProblem) -> Vector:

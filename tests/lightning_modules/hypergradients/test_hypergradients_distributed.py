@@ -132,18 +132,44 @@ def check_methods(strategy: str, rank: int) -> None:
         assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
 
 
+def freeze_first_block(bilevel: Bilevel) -> None:
+    """Leave theta the weights that train."""
+    bilevel.model.blocks[0].requires_grad_(False)
+    bilevel.theta = [parameter for parameter in bilevel.theta if parameter.requires_grad]
+
+
 def check_penalty(strategy: str, rank: int) -> None:
-    """Several steps of both copies, which end where those of one process do; theta is as before."""
+    """Several steps of both copies, which end where those of one process do; theta is as before, also a part of it."""
     first_order = partial(penalty, alpha=10.0, rate=0.1, steps=3)
-    whole_batch, half = Bilevel(), shared(strategy, rank)
-    truth = first_order(whole_batch.inner, whole_batch.outer, whole_batch.theta, whole_batch.phi)
-    before = whole(half.theta)
-    result = first_order(half.inner, half.outer, half.theta, half.phi, reduce=average_over_replicas)
-    assert_close(result.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
-    assert result.diagnostics.outer_gradient_norm == pytest.approx(truth.diagnostics.outer_gradient_norm)
-    assert_close(whole(half.theta), before, rtol=0, atol=0)
-    alone = first_order(half.inner, half.outer, half.theta, half.phi)
-    assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
+    for freezes, uses_phi in product((False, True), (False, True)):
+        whole_batch, half = Bilevel(), shared(strategy, rank)
+        losses = []
+        for bilevel in (whole_batch, half):
+            if freezes:
+                freeze_first_block(bilevel)
+            losses.append((bilevel.inner, partial(outer_with_phi, bilevel) if uses_phi else bilevel.outer))
+        truth = first_order(*losses[0], whole_batch.theta, whole_batch.phi)
+        before = whole(half.theta)
+        result = first_order(*losses[1], half.theta, half.phi, reduce=average_over_replicas)
+        assert_close(result.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
+        assert result.diagnostics.outer_gradient_norm == pytest.approx(truth.diagnostics.outer_gradient_norm)
+        assert_close(whole(half.theta), before, rtol=0, atol=0)
+        alone = first_order(*losses[1], half.theta, half.phi)
+        assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
+
+
+def outer_with_phi(bilevel: Bilevel) -> Tensor:
+    return bilevel.outer() + (bilevel.model(bilevel.x_out[bilevel.rows] + bilevel.phi[0]) ** 2).sum(1).mean()
+
+
+def check_frozen_weights(strategy: str, rank: int) -> None:
+    """Theta is the weights that train; the others are constants, as in one process."""
+    truth, half = Bilevel(), shared(strategy, rank)
+    freeze_first_block(truth)
+    freeze_first_block(half)
+    for method in METHODS.values():
+        found = half.run(method, reduce=average_over_replicas)
+        assert_close(found.gradients, truth.run(method).gradients, rtol=1e-6, atol=1e-12)
 
 
 def check_checkpoints(strategy: str, rank: int) -> None:
@@ -205,6 +231,7 @@ def main(strategy: str, rank: int, rendezvous: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     check_methods(strategy, rank)
     check_penalty(strategy, rank)
+    check_frozen_weights(strategy, rank)
     check_checkpoints(strategy, rank)
     check_gradients_are_kept(strategy, rank)
     check_after_training(strategy, rank)

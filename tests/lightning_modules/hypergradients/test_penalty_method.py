@@ -56,6 +56,20 @@ def test_an_outer_loss_that_uses_phi_is_differentiated_at_w() -> None:
     close(result.gradients[0], q.direct + w[:3] + 0.5 * q.B.T @ (-0.3 * v / 0.5), atol=1e-12)
 
 
+def test_a_direct_gradient_that_is_zero_at_theta_is_taken_at_w() -> None:
+    """outer = |t - target|^2 / 2 + (t - start)' phi on the first coordinates, whose gradient by phi begins at 0."""
+    q = quadratic(POSITIVE)
+    start, phi = q.flat().detach().clone(), q.phi[0].detach()
+
+    def outer() -> Any:
+        return (q.flat() - q.target).square().sum() / 2 + (q.flat() - start)[:3] @ q.phi[0]
+
+    result = penalty(q.inner, outer, q.theta, q.phi, alpha=0.5, rate=0.3)
+    v = q.v() + torch.cat([phi, torch.zeros(3, dtype=torch.float64)])
+    w = start - 0.3 * (q.H @ start + q.B @ phi + v / 0.5)
+    close(result.gradients[0], (w - start)[:3] + 0.5 * q.B.T @ (-0.3 * v / 0.5), atol=1e-12)
+
+
 def test_theta_its_gradients_and_the_generators_stay_as_they_were() -> None:
     q = quadratic(POSITIVE)
     noise = partial(torch.randn, 6, dtype=torch.float64)
