@@ -10,7 +10,7 @@ Satterthwaite's degrees of freedom.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from scipy.stats import nct
 from scipy.stats import t as student_t
 
 POWER = 0.8
+HALF_A_POINT = 0.5
+"""A difference that instruction optimization is to show, in percentage points of ROUGE-L."""
 MOST = 10_000
 """Largest number of seeds or tasks that is tried."""
 
@@ -100,3 +102,57 @@ def seeds_needed(effect: float, spread: Spread, tasks: int) -> int | None:
 def tasks_needed(effect: float, spread: Spread, seeds: int) -> int | None:
     """Return the fewest tasks with `seeds` seeds and a power of POWER; None if MOST are too few."""
     return fewest(lambda tasks: power(effect, spread, seeds=seeds, tasks=tasks) >= POWER)
+
+
+def seeds_for_these_tasks(effect: float, spread: Spread, tasks: int) -> int | None:
+    """Return the fewest seeds with a power of POWER if the interval covers other seeds alone, not other tasks.
+
+    The paper's intervals are of this kind. None above MOST, or if the spread of seeds is unknown.
+    """
+    if spread.seed is None:
+        return None
+    of_means = Spread(task=spread.seed + spread.rest / tasks, seed=None, rest=0.0)
+    return fewest(lambda seeds: power(effect, of_means, seeds=1, tasks=seeds) >= POWER)
+
+
+def seeds_with_tasks(effect: float, spread: Spread, tasks_a_seed: int) -> int | None:
+    """Return the fewest seeds with a power of POWER on `tasks_a_seed` times as many tasks, covering others of both."""
+    if spread.seed is None:
+        return None
+    return fewest(lambda seeds: power(effect, spread, seeds=seeds, tasks=tasks_a_seed * seeds) >= POWER)
+
+
+def smallest_difference(spread: Spread, *, seeds: int, tasks: int) -> float:
+    """Return the true difference that is shown with a power of POWER, in percentage points.
+
+    >>> round(smallest_difference(Spread(task=1.0, seed=None, rest=0.0), seeds=1, tasks=34), 3)
+    0.495
+    """
+    low, high = 0.0, 1.0
+    while power(high, spread, seeds=seeds, tasks=tasks) < POWER:
+        low, high = high, 2 * high
+    for _ in range(30):
+        middle = (low + high) / 2
+        shows = power(middle, spread, seeds=seeds, tasks=tasks) >= POWER
+        low, high = (low, middle) if shows else (middle, high)
+    return high
+
+
+def seeds_of_published(effect: float, half_widths: Sequence[float], seeds: int) -> int | None:
+    """Return the fewest seeds of each system that show a difference, given published intervals of both over seeds.
+
+    The test is that of two independent samples, since the runs of a paper are not paired.
+
+    Args:
+        effect: The difference, in percentage points.
+        half_widths: Half widths of the 95% t-intervals of both systems.
+        seeds: Seeds of these intervals.
+    """
+    scale = math.sqrt(seeds) / float(student_t.ppf(0.975, seeds - 1))
+    variance = sum((half * scale) ** 2 for half in half_widths)
+
+    def enough(count: int) -> bool:
+        freedom = 2 * count - 2
+        return float(nct.sf(student_t.ppf(0.975, freedom), freedom, effect / math.sqrt(variance / count))) >= POWER
+
+    return fewest(enough)

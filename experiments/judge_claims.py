@@ -18,7 +18,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
-from claim_power import MOST, Spread, power, seeds_needed, spread_of, tasks_needed
+from claim_power import (
+    HALF_A_POINT,
+    MOST,
+    Spread,
+    power,
+    seeds_for_these_tasks,
+    seeds_needed,
+    seeds_of_published,
+    seeds_with_tasks,
+    smallest_difference,
+    spread_of,
+    tasks_needed,
+)
 from claims_results import CLAIMS, Results, arm_of
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
@@ -50,6 +62,7 @@ class Claim:
         lower: Name of the other one.
         tasks: Which tasks are compared: all, unseen (those that do not train), a level, or a collection (``narrow/``).
         remark: Explanation of the verdict.
+        half_widths: Half widths of the paper's intervals over seeds, the lower system's first; empty if it has none.
     """
 
     claim: str
@@ -58,6 +71,7 @@ class Claim:
     lower: str
     tasks: str = "unseen"
     remark: str = ""
+    half_widths: Sequence[float] = ()
 
 
 class Judged(NamedTuple):
@@ -234,6 +248,38 @@ def power_table(first: int, judged: Sequence[Judged], like: Mapping[str, int]) -
     return lines
 
 
+def half_point_table(first: int, judged: Sequence[Judged], like: Mapping[str, int]) -> list[str]:
+    """Return a table of what half a point needs, for the claims with a known spread of seeds.
+
+    Args:
+        first: Number of the first claim.
+        judged: The claims.
+        like: The paper's numbers of seeds and tasks.
+    """
+    seeds, tasks = like["seeds"], like["tasks"]
+    a_seed = round(tasks / seeds)
+    lines = [
+        "What half a point of ROUGE-L needs. Columns 2 and 4 cover other seeds and other tasks; columns 3 and 5 cover "
+        "other seeds alone, as the paper's intervals do. Column 5 follows from these, for runs that are not paired:",
+        "",
+        f"| | smallest difference that {seeds} seeds and {tasks} tasks show | seeds, for the same {tasks} tasks | "
+        f"seeds, on {a_seed} times as many tasks | seeds of each system, with the paper's deviations |",
+        "|---|---|---|---|---|",
+    ]
+    for number, one in enumerate(judged, first):
+        if one.spread.seed is None:
+            continue
+        cells = [
+            f"{smallest_difference(one.spread, seeds=seeds, tasks=tasks):.1f}",
+            _count(seeds_for_these_tasks(HALF_A_POINT, one.spread, tasks)),
+            _count(seeds_with_tasks(HALF_A_POINT, one.spread, a_seed)),
+        ]
+        widths = one.claim.half_widths
+        cells.append(_count(seeds_of_published(HALF_A_POINT, widths, seeds)) if widths else "")
+        lines.append(f"| {number} | {' | '.join(cells)} |")
+    return lines
+
+
 def _count(number: int | None) -> str:
     return f"over {MOST:,}" if number is None else f"{number:,}"
 
@@ -257,6 +303,8 @@ def page(groups: Sequence[Mapping[str, Any]], folder: Path, text: str) -> str:
             lines += ["", *explained]
         if judged and (like := group.get("power")):
             lines += ["", *power_table(first, judged, like)]
+            if any(one.spread.seed is not None for one in judged):
+                lines += ["", *half_point_table(first, judged, like)]
         if missing:
             lines += ["", f"Not run yet: {'; '.join(claim.claim for claim in missing)}."]
     verbs = {"holds": "hold", "does not hold": "do not hold", "not decided": "are not decided"}

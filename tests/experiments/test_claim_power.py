@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from claim_power import Spread, power, seeds_needed, spread_of, tasks_needed
+from claim_power import (
+    Spread,
+    power,
+    seeds_for_these_tasks,
+    seeds_needed,
+    seeds_of_published,
+    seeds_with_tasks,
+    smallest_difference,
+    spread_of,
+    tasks_needed,
+)
 from judge_claims import paired_interval
 
 
@@ -48,3 +58,22 @@ def test_what_seeds_cannot_mend_needs_tasks() -> None:
     assert tasks is not None
     assert power(1.0, differing, seeds=20, tasks=tasks) >= 0.8 > power(1.0, differing, seeds=20, tasks=tasks - 1)
     assert seeds_needed(1.0, Spread(0.0, 1.0, 0.0), tasks=17) == 10  # d = 1: published for the paired t test
+
+
+def test_seeds_for_the_same_tasks_leave_the_tasks_deviation_out() -> None:
+    differing = Spread(task=100.0, seed=3.0, rest=170.0)
+    assert seeds_for_these_tasks(1.0, differing, tasks=170) == 34  # a variance of 3 + 1, d = 0.5
+    assert seeds_for_these_tasks(1.0, Spread(1.0, None, 0.0), tasks=170) is None
+    both = seeds_with_tasks(1.0, differing, 15)
+    assert both is not None
+    assert power(1.0, differing, seeds=both, tasks=15 * both) >= 0.8
+    assert power(1.0, differing, seeds=both - 1, tasks=15 * (both - 1)) < 0.8
+    shown = smallest_difference(differing, seeds=8, tasks=119)
+    assert power(shown, differing, seeds=8, tasks=119) == pytest.approx(0.8)
+
+
+def test_published_intervals_give_the_seeds_of_two_samples() -> None:
+    """Sample sizes of Cohen's d for two groups, two-sided at 5% and 80%, as published: 64 and 26 a group."""
+    half_width = 2.364624 / 8**0.5  # of 8 seeds with deviation 1
+    assert seeds_of_published(0.5, [half_width, half_width], seeds=8) == 64
+    assert seeds_of_published(0.8, [half_width, half_width], seeds=8) == 26
