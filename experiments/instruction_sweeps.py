@@ -8,8 +8,8 @@
 categories as outer tasks, or the same shares of --categories (arXiv 2306.10098, section 5). `diversity` compares outer
 tasks of randomly drawn categories with outer tasks of similar definitions (k-means clusters). Each setting is trained
 with the recipe for every seed; the ROUGE-L of the validation at its end is printed. `length` and `outer` are drawn as
-FOLDER/<sweep>.svg, .pdf and .png, as in the paper's figures 5 and 6, with the 95 percent interval over seeds. Finished
-runs in the folder are not repeated.
+FOLDER/<sweep>.svg, .pdf and .png, as in the paper's figures 5 and 6, with the 95 percent interval over seeds, beside
+training with definitions alone, on all tasks. Finished runs in the folder are not repeated.
 """
 
 import argparse
@@ -26,6 +26,9 @@ OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
 SPLITS = 4  # of each kind
 SETTINGS = {"length": "length of instructions (embeddings)", "outer": "categories of the outer tasks"}
 """Label of the quantity that a sweep varies, by the sweep's name; figures are drawn of these sweeps only."""
+BASELINE = "definition"
+DEFINITION = {"model": {"init_args": {"instruction": {"kind": "none"}}}, "data": {"init_args": {"split": None}}}
+"""Settings of the runs without learned instructions."""
 
 
 def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
@@ -62,12 +65,15 @@ def _seed(seed: int) -> dict[str, Any]:
 
 
 def draw(sweep: str, results: dict[str, float], folder: Path) -> None:
-    """Draw the results of a sweep, named "<sweep>-<value>-seed-<seed>"."""
+    """Draw the results of a sweep, named "<sweep>-<value>-seed-<seed>" and "definition-seed-<seed>"."""
     by_value: dict[float, list[float]] = {}
+    baseline = [result for name, result in results.items() if name.startswith(f"{BASELINE}-")]
     for name, result in results.items():
-        value = float(name.removeprefix(f"{sweep}-").partition("-seed-")[0])
-        by_value.setdefault(value, []).append(result)
-    figure = sweep_figure(by_value, SETTINGS[sweep], "ROUGE-L of the validation", logarithmic=sweep == "length")
+        if name.startswith(f"{sweep}-"):
+            value = float(name.removeprefix(f"{sweep}-").partition("-seed-")[0])
+            by_value.setdefault(value, []).append(result)
+    quantity, logarithmic = "ROUGE-L of the validation", sweep == "length"
+    figure = sweep_figure(by_value, SETTINGS[sweep], quantity, logarithmic=logarithmic, baseline=baseline)
     write_figure_files(figure, folder, sweep, f"{SETTINGS[sweep]}: mean and 95% interval over seeds")
 
 
@@ -81,7 +87,10 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, help="inner steps of a run; the recipe's if left out")
     arguments = parser.parse_args()
     folder = str(arguments.folder / arguments.sweep)
-    tried = with_seeds(variants(arguments.sweep, arguments.categories), arguments.seeds)
+    settings = variants(arguments.sweep, arguments.categories)
+    if arguments.sweep in SETTINGS:
+        settings[BASELINE] = DEFINITION
+    tried = with_seeds(settings, arguments.seeds)
     results = try_recipes(arguments.recipe, folder, tried, metric="validation/rouge_l", max_steps=arguments.max_steps)
     if arguments.sweep in SETTINGS:
         draw(arguments.sweep, results, arguments.folder)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,12 @@ def category_mark(place: int) -> tuple[str, str]:
 
 @styled
 def sweep_figure(
-    results: Mapping[float, Sequence[float]], setting: str, quantity: str, *, logarithmic: bool
+    results: Mapping[float, Sequence[float]],
+    setting: str,
+    quantity: str,
+    *,
+    logarithmic: bool,
+    baseline: Sequence[float] = (),
 ) -> "Figure":
     """Return a figure of the mean over seeds with its 95% t-interval, for each value of a setting; dots are seeds.
 
@@ -83,15 +88,27 @@ def sweep_figure(
         setting: Name of the varied setting, below the axis.
         quantity: Name of the measured quantity, beside the axis.
         logarithmic: Whether the setting's axis is logarithmic, to base 2.
+        baseline: Result of each seed without learned instructions, drawn as a line in a band; empty for none.
     """
-    figure, axes = new_figure(3.6, margins=(0.75, 0.4, 0.55, 0.15))
+    figure, axes = new_figure(3.6, margins=(0.75, 2.6, 0.55, 0.15))
     values = sorted(results)
+    if baseline:
+        axes.axhline(
+            float(np.mean(baseline)), color=COLORS[1], linewidth=1.4, linestyle="--", label="definitions alone"
+        )
+        if len(baseline) > 1:
+            band = seed_interval(baseline, count=1)
+            axes.axhspan(band.low, band.high, color=COLORS[1], alpha=0.12, linewidth=0, label="its 95% interval")
     means = [float(np.mean(results[value])) for value in values]
     for value in values:
-        axes.scatter([value] * len(results[value]), results[value], s=8, color=PALE, linewidth=0, gid="seed")
+        label = "single seeds" if value == values[0] else None
+        axes.scatter(
+            [value] * len(results[value]), results[value], s=8, color=PALE, linewidth=0, label=label, gid="seed"
+        )
     seeds = [results[value] for value in values]
     widths = [math.nan if len(s) < 2 else seed_interval(s, count=1).high - m for s, m in zip(seeds, means, strict=True)]
-    axes.errorbar(values, means, yerr=widths, color=COLORS[0], linewidth=1.4, marker="o", markersize=4, capsize=3)
+    style: dict[str, Any] = {"color": COLORS[0], "linewidth": 1.4, "marker": "o", "markersize": 4, "capsize": 3}
+    axes.errorbar(values, means, yerr=widths, label="learned, mean and 95% interval", **style)
     if logarithmic:
         axes.set_xscale("log", base=2)
         axes.set_xticks(values, labels=[f"{value:g}" for value in values])
@@ -99,6 +116,7 @@ def sweep_figure(
     axes.grid(axis="y")
     axes.set_xlabel(setting)
     axes.set_ylabel(quantity)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     return figure
 
 

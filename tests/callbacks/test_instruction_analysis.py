@@ -199,3 +199,9 @@ def test_a_sweep_shows_the_interval_over_seeds() -> None:
     low, high = bars.get_segments()[0][:, 1]
     half = 12.706 * 0.1  # t of one degree of freedom, times the standard error
     assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-3)
+    figure = sweep_figure({1: [0.2, 0.4]}, "length", "ROUGE-L", logarithmic=True, baseline=[0.1, 0.3])
+    (axes,) = figure.axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert set(labels) == {"definitions alone", "its 95% interval", "single seeds", "learned, mean and 95% interval"}
+    (line,) = (line for line in axes.lines if line.get_label() == "definitions alone")
+    assert list(line.get_ydata()) == pytest.approx([0.2, 0.2])  # type: ignore[arg-type]
