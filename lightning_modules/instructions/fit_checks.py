@@ -18,8 +18,8 @@ def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule
     """Reject a datamodule whose preset, inner steps or instruction sizes differ from the module's.
 
     Raises:
-        ValueError: The argument that differs, a learnable instruction without outer tasks, or outer batches that cannot
-            be halved.
+        ValueError: The argument that differs, a learnable instruction without outer tasks, a direct extractor whose
+            exemplars differ between instances, or outer batches that cannot be halved.
     """
     settings = module.instruction_settings
     pairs = {
@@ -36,6 +36,12 @@ def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
             "datamodule's split, or instruction.kind to none or first_exemplar"
+        )
+    texts = datamodule.instructions
+    if settings.kind == "direct_extractor" and texts.exemplars_of == "instance" and not texts.blank:
+        raise ValueError(
+            "a direct_extractor learns one logit for each exemplar of a task, and instructions.exemplars_of instance "
+            "gives every instance other exemplars: set it to task, or instruction.kind to instance_extractor"
         )
     rows, size = datamodule.choices.outer_rows, replicas(module.trainer).size
     if module.phi and module.outer.noise_every and rows < 2 * size:
