@@ -220,7 +220,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         pools = None
         if texts.exemplars:
             exclude_self = self.choices.exclude_self
-            pools = ExemplarPools(texts.exemplars, texts.exemplars_of, texts.blank, exclude_self, self.seed)
+            pools = ExemplarPools(texts.exemplars, texts.exemplars_of, bool(texts.blank), exclude_self, self.seed)
         return TextSettings(
             prompt=self.prompt,
             inner_prompt=self.levels.inner_prompt or self.prompt,
@@ -232,6 +232,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             exemplar_length=texts.length,
             pools=pools,
             numbered=texts.numbered,
+            blank_fields=texts.blank == "fields",
             shots=self._shots(),
         )
 

@@ -79,7 +79,9 @@ class InstructionTexts:
         exemplars: Number of exemplars that an extractor chooses among, N; 0 for an embedder.
         exemplars_of: ``task`` gives all instances of a task the same exemplars, ``instance`` gives each instance other
             ones.
-        blank: Whether all exemplars but the last are blank (the proof of concept of the paper's section 4.2).
+        blank: Whether all exemplars but the last are blank (the proof of concept of the paper's section 4.2). true:
+            as many attended padding tokens as the last one has tokens. fields: the text of an exemplar with empty input
+            and output, as in the released program.
         numbered: Whether exemplars begin with "Positive Example 1 -", as the demonstration of a one-shot prompt, or
             with "Positive Example -", as in the released program.
         demonstrations: Number of chosen exemplars that are demonstrations of the prompt, k: after the definition,
@@ -95,7 +97,7 @@ class InstructionTexts:
     length: int = 64
     exemplars: int = 0
     exemplars_of: Literal["task", "instance"] = "task"
-    blank: bool = False
+    blank: bool | Literal["fields"] = False
     numbered: bool = False
     demonstrations: int = 0
     separator: str = Demonstrations.separator

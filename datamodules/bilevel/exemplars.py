@@ -64,8 +64,7 @@ class ExemplarPools:
     Args:
         exemplars: Number of exemplars, N.
         of: ``task`` gives all instances of a task the same exemplars, ``instance`` draws others for each instance.
-        blanks: Whether all exemplars but the last are blank: as many attended padding tokens as the last one has
-            tokens (the proof of concept of arXiv 2306.10098, section 4.2).
+        blanks: Whether all exemplars but the last are blank (the proof of concept of arXiv 2306.10098, section 4.2).
         exclude_self: Whether the instance itself, and others with its text, are replaced among its exemplars, since
             they contain its target.
         seed: Seed of the draws.
@@ -203,9 +202,12 @@ def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, st
     (' Positive Example -\\nInput: c a f.\\n', ' Output: f a c.\\n\\n')
     """
     target = next(target for target in example.targets if target.strip())
-    source, output = with_full_stop(f"Input: {example.input.strip()}"), with_full_stop(f" Output: {target.strip()}")
+    return _worded(example.input.strip(), target.strip(), numbered=numbered)
+
+
+def _worded(source: str, target: str, *, numbered: bool) -> tuple[str, str]:
     heading = " Positive Example 1 -" if numbered else " Positive Example -"
-    return f"{heading}\n{source}\n", f"{output}\n\n"
+    return f"{heading}\n{with_full_stop(f'Input: {source}')}\n", f"{with_full_stop(f' Output: {target}')}\n\n"
 
 
 def encode_pairs(
@@ -235,28 +237,33 @@ def encode_exemplars(
     *,
     longest: int,
     numbered: bool = False,
+    blank_fields: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Tokenize N exemplars of each of B instances, padded to the C tokens of the longest.
 
     Args:
         tokenizer: The tokenizer.
-        exemplars: The exemplars of each instance; None is a blank one, which becomes as many padding tokens with mask 1
-            as the instance's last exemplar has tokens.
+        exemplars: The exemplars of each instance; None is a blank one.
         longest: Maximum number of tokens of an exemplar.
         numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
+        blank_fields: Whether a blank exemplar is the text of one with empty input and output, or as many padding tokens
+            with mask 1 as the instance's last exemplar has tokens.
 
     Returns:
         The token ids, int64 [B, N, C], and the mask, int64 [B, N, C], which is 0 at padding.
     """
     real = [example for row in exemplars for example in row if example is not None]
     pairs = [exemplar_texts(example, numbered=numbered) for example in real]
+    if blank_fields:
+        pairs.append(_worded("", "", numbered=numbered))
     ids_RC, mask_RC = encode_pairs(tokenizer, pairs, longest=longest)
-    blank_C = torch.full_like(ids_RC[0], tokenizer.pad_token_id)
+    blank_C = ids_RC[-1] if blank_fields else torch.full_like(ids_RC[0], tokenizer.pad_token_id)
     ids, masks, first = [], [], 0
     for row in exemplars:
         indices = [first + sum(e is not None for e in row[:column]) for column in range(len(row))]
         first = indices[-1] + 1  # the last exemplar is never blank
         ids += [blank_C if e is None else ids_RC[i] for e, i in zip(row, indices, strict=True)]
-        masks += [mask_RC[indices[-1] if e is None else i] for e, i in zip(row, indices, strict=True)]
+        blank_mask_C = mask_RC[-1 if blank_fields else indices[-1]]
+        masks += [blank_mask_C if e is None else mask_RC[i] for e, i in zip(row, indices, strict=True)]
     shape = (len(exemplars), len(exemplars[0]), ids_RC.shape[1])
     return torch.stack(ids).view(shape), torch.stack(masks).view(shape)

@@ -57,6 +57,7 @@ class TextSettings:
         exemplar_length: Maximum number of tokens of an exemplar.
         pools: Draws the exemplars; None if the instruction uses none.
         numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
+        blank_fields: Whether a blank exemplar is the text of one with empty fields, or padding.
         shots: Settings of few-shot prompts, if exemplars are chosen as demonstrations; None for zero-shot prompts.
     """
 
@@ -70,6 +71,7 @@ class TextSettings:
     exemplar_length: int
     pools: ExemplarPools | None
     numbered: bool = False
+    blank_fields: bool = False
     shots: LevelShots | None = None
 
 
@@ -170,7 +172,8 @@ class LevelRows:
             pools = [(self.inner[task].examples, index) for task, index in instances]
             exemplars = [text.pools.draw(examples, examples[index]) for examples, index in pools]
             tokenizer, longest = self.preparation.tokenizer, text.exemplar_length
-            ids, mask = encode_exemplars(tokenizer, exemplars, longest=longest, numbered=text.numbered)
+            worded = {"numbered": text.numbered, "blank_fields": text.blank_fields}
+            ids, mask = encode_exemplars(tokenizer, exemplars, longest=longest, **worded)
             inputs = inputs._replace(exemplar_ids=ids, exemplar_mask=mask)
         return InnerBatch(self._rows(prompts, here, reserve=text.reserve), inputs)
 

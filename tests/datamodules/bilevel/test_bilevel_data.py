@@ -151,6 +151,16 @@ def test_blank_exemplars_are_as_long_as_the_exemplar(tokenizer: Any) -> None:
     assert tokenizer.decode(ids[0, 2][mask[0, 2].bool()]) == "".join(exemplar_texts(rows[0][2]))  # type: ignore[arg-type]
 
 
+def test_blank_exemplars_may_be_empty_fields(tokenizer: Any) -> None:
+    """As in the released program, which appends a full stop to the space behind "Input: "."""
+    rows = [ExemplarPools(3, blanks=True).draw(EXAMPLES, EXAMPLES[own]) for own in range(2)]
+    ids, mask = encode_exemplars(tokenizer, rows, longest=40, blank_fields=True)
+    texts = [[tokenizer.decode(ids[b, n][mask[b, n].bool()]) for n in range(3)] for b in range(2)]
+    for row, exemplars in zip(texts, rows, strict=True):
+        assert row[:2] == [" Positive Example -\nInput: .\n Output: .\n\n"] * 2
+        assert row[2] == "".join(exemplar_texts(exemplars[2]))  # type: ignore[arg-type]
+
+
 def test_a_long_source_gives_way_on_the_side_that_was_chosen(tokenizer: Any) -> None:
     prompt = TkInstructPrompt(positive_examples=0)
     (document,) = tokenize_pair(tokenizer, [prompt(TASK, EXAMPLES[0], random.Random(0))])
