@@ -11,7 +11,13 @@ from ..datamodules.instruction_optimization import InstructionOptimizationDataMo
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Vector, average_over_replicas
 from .instruction_tuning import InstructionTuningModule
-from .instructions.instructed_loss import input_embeddings, instructed_loss, model_functions, run_as_forward
+from .instructions.instructed_loss import (
+    input_embeddings,
+    instructed_loss,
+    model_functions,
+    require_instruction,
+    run_as_forward,
+)
 from .instructions.instruction_kinds import InstructionSettings, build_instruction
 from .instructions.instruction_start import start_instruction
 from .instructions.learnable_instructions import Instruction, LearnableInstruction, behind_head
@@ -90,6 +96,10 @@ class InstructedTraining(InstructionTuningModule):
 
         def instructed() -> LossSum:
             instruction: Instruction = self._learned(batch.inputs, model_functions(model))
+            settings = self.instruction_settings
+            longest = settings.length * max(settings.demonstrations, 1)
+            width = int(input_embeddings(model).weight.shape[1])  # type: ignore[index]
+            require_instruction(instruction, settings.kind, rows=len(batch.inputs.tasks), longest=longest, width=width)
             instruction = behind_head(instruction, batch.inputs, model_functions(model))
             return instructed_loss(model, instruction, rows)
 

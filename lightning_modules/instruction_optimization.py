@@ -274,7 +274,7 @@ class InstructionOptimizationModule(InstructedTraining):
         length = result.diagnostics.hypergradient_norm
         rate = level.optimizer.param_groups[0]["lr"]
         level.step(result, share=clipped_share(length, largest=self.clip) if joint else 1.0)
-        for warning in outer_warnings(result.diagnostics, self.method.name, rate=rate):
+        for warning in outer_warnings(result.diagnostics, self.outer.gradient or self.method.name, rate=rate):
             rank_zero_warn(warning)
         self._log_phi(result, batch)
 

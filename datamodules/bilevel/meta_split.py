@@ -79,8 +79,8 @@ def divided_levels(split: MetaSplit, tasks: Sequence[Task]) -> InnerOuter:
     Raises:
         ValueError: There are no inner or no outer tasks, a task is named twice, or is no training task.
     """
-    levels = InnerOuter(*map(list, split(tasks)))
     kind, known = type(split).__name__, {task.name for task in tasks}
+    levels = _two_lists(split(tasks), kind)
     for level, names in zip(InnerOuter._fields, levels, strict=True):
         if not names:
             raise ValueError(f"{kind} leaves no {level} task of {len(tasks)} training tasks: both levels need one")
@@ -90,6 +90,17 @@ def divided_levels(split: MetaSplit, tasks: Sequence[Task]) -> InnerOuter:
     if several := sorted(name for name, count in counts.items() if count > 1):
         raise ValueError(f"{kind} names tasks twice, in one level or in both: {some(several)}")
     return levels
+
+
+def _two_lists(returned: Any, kind: str) -> InnerOuter:
+    """Return what a split returned, with both levels as lists of names."""
+    two = isinstance(returned, tuple | list) and len(returned) == 2
+    if not two or not all(
+        isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(name, str) for name in names)
+        for names in returned
+    ):
+        raise ValueError(f"{kind} must return InnerOuter(inner, outer), two lists of names of tasks")
+    return InnerOuter(*map(list, returned))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from .curvature import CurvatureBackend, calibrate_radius, finite_difference
 from .inner_problem import InnerProblem, Loss
-from .inverse_hessian import LargestCurvature, Method
+from .inverse_hessian import Direction, LargestCurvature, Method
 from .parameter_vectors import Reduce, Vector, add, is_dtensor, norm, unreduced
 from .plain_gradients import averaged, full_precision, resharded, summed_gradients, zeros_where_none
 from .rng import PassState, capture_state, preserve_state, restore_state
@@ -150,7 +150,7 @@ def hypergradient(
                     lambda at: finite_difference(problem, radius=at).mixed_product(v), radius
                 )
             products = curvature(problem, radius=radius)
-            direction = method(v, products.hessian_product)
+            direction = require_direction(method(v, products.hessian_product), v)
             through_theta = products.mixed_product(direction.p)
     result = add(direct, through_theta, times=-1.0)
     by_parameter = dict(zip(distinct_phi, result, strict=True))
@@ -170,6 +170,44 @@ def hypergradient(
             fd_relative_error=error,
         ),
     )
+
+
+def require_direction(direction: Direction, v: Vector) -> Direction:
+    """Return the result of a method, which may be a user's.
+
+    Raises:
+        ValueError: It is no `Direction`, or its p has other tensors than v.
+    """
+    if not isinstance(direction, Direction):
+        raise ValueError(f"the method must return a Direction(p, ...), got {type(direction).__name__}")
+    found, expected = ([tuple(tensor.shape) for tensor in vector] for vector in (direction.p, v))
+    if found != expected:
+        first = next((i for i, shapes in enumerate(zip(found, expected, strict=False)) if len(set(shapes)) > 1), None)
+        unlike = "" if first is None else f"; at {first} the shape is {found[first]}, and theta's {expected[first]}"
+        raise ValueError(
+            f"the method must return a tensor of the shape of each of theta's {len(expected)} parameters, got "
+            f"{len(found)} tensors{unlike}"
+        )
+    return direction
+
+
+def require_hypergradient(result: Hypergradient, phi: Sequence[Parameter], name: str) -> Hypergradient:
+    """Return the result of a function that computes the whole hypergradient, which may be a user's.
+
+    Args:
+        result: What the function returned.
+        phi: Outer parameters.
+        name: Name of the function.
+
+    Raises:
+        ValueError: It is no `Hypergradient`, or has no gradient of the shape of each parameter.
+    """
+    if not isinstance(result, Hypergradient):
+        raise ValueError(f"{name} must return a Hypergradient(gradients, diagnostics), got {type(result).__name__}")
+    found, expected = ([tuple(tensor.shape) for tensor in vector] for vector in (result.gradients, phi))
+    if found != expected:
+        raise ValueError(f"{name} must return gradients of phi's shapes, {expected}, got {found}")
+    return result
 
 
 def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:

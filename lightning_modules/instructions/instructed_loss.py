@@ -40,6 +40,34 @@ def run_as_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
     return model()
 
 
+def require_instruction(instruction: Instruction, kind: str, *, rows: int, longest: int, width: int) -> None:
+    """Reject what a class of a user returned, if it is no instruction of this batch.
+
+    Args:
+        instruction: What the class returned.
+        kind: Name of the class.
+        rows: Number of instances, B.
+        longest: Columns that rows keep free for an instruction.
+        width: Width of the model's input embeddings, D.
+
+    Raises:
+        ValueError: It is no `Instruction`, too long, or its embeddings or mask have another shape.
+    """
+    if not isinstance(instruction, Instruction):
+        raise ValueError(f"{kind} must return an Instruction(embeddings, mask), got {type(instruction).__name__}")
+    shape, mask = tuple(instruction.embeddings.shape), tuple(instruction.mask.shape)
+    if len(shape) != 3 or (shape[0], shape[2]) != (rows, width) or mask != shape[:2]:
+        raise ValueError(
+            f"{kind} must return embeddings [B, I, D] with B = {rows} and D = {width}, and a mask [B, I], got {shape} "
+            f"and {mask}"
+        )
+    if shape[1] > longest:
+        raise ValueError(
+            f"{kind} returns {shape[1]} columns, and rows keep {longest} free for them: return fewer, or set the "
+            "datamodule's instructions.length"
+        )
+
+
 def instructed_loss(model: PreTrainedModel, instruction: Instruction, rows: CausalBatch | Seq2SeqBatch) -> LossSum:
     """Return the sum of the cross entropies of the rows' targets, with an instruction before the text of each row.
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from ...datamodules.pretrained_weights import load_pretrained
-from ..named_classes import imported
+from ..named_classes import imported_to_call
 from .fixed_instructions import FirstExemplar, NoInstruction
 from .instructed_loss import input_embeddings
 from .instruction_start import InstructionStart
@@ -143,7 +143,8 @@ def _built(settings: InstructionSettings, model: PreTrainedModel, tasks: int, vo
     width = int(input_embeddings(model).weight.shape[1])  # type: ignore[index]
     if settings.kind not in get_args(Kind):
         shape = InstructionShape(tasks, settings.length, settings.exemplars, width, vocabulary)
-        built = imported(settings.kind, "instruction.kind")(shape, **settings.options)
+        kind = imported_to_call(settings.kind, "instruction.kind", "shape", options=settings.options)
+        built = kind(shape, **settings.options)
         if not isinstance(built, LearnableInstruction):
             raise ValueError(f"instruction.kind {settings.kind} is no LearnableInstruction, got {type(built).__name__}")
         return built

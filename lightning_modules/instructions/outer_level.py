@@ -13,10 +13,10 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from ..hypergradients import Hypergradient, Loss, Method, Reduce, finite_difference, hypergradient
-from ..named_classes import imported
+from ..hypergradients.implicit import require_hypergradient
 from ..optimization import Optimization, scheduler
 from ..resumed_settings import group_settings, restore_settings
-from .outer_settings import CURVATURES, OuterMethod, OuterSettings
+from .outer_settings import CURVATURES, OuterMethod, OuterSettings, own_gradient
 
 
 class OuterLevel:
@@ -102,11 +102,9 @@ class OuterLevel:
             calibrate: Whether to search for the radius of finite differences first.
         """
         if self.settings.gradient is not None:
-            whole = imported(self.settings.gradient, "outer.gradient")
-            result: Hypergradient = whole(
-                inner_losses, outer_losses, theta, self.phi, reduce=reduce, **self.settings.options
-            )
-            return result
+            whole = own_gradient(self.settings.gradient, self.settings.options)
+            result = whole(inner_losses, outer_losses, theta, self.phi, reduce=reduce, **self.settings.options)
+            return require_hypergradient(result, self.phi, self.settings.gradient)
         return hypergradient(
             method,
             inner_losses,

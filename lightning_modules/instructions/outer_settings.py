@@ -28,7 +28,7 @@ from ..hypergradients import (
     neumann,
     sama,
 )
-from ..named_classes import imported
+from ..named_classes import imported_to_call
 
 MethodName = Literal["neumann", "identity", "conjugate_gradient", "adam_preconditioned", "sama"]
 CurvatureName = Literal["finite_difference", "exact"]
@@ -178,7 +178,7 @@ class OuterMethod:
         if self.name == "conjugate_gradient":
             return partial(conjugate_gradient, iterations=self.iterations, damping=self.damping)
         if self.name not in METHODS:
-            return partial(imported(self.name, "outer.method"), **self.options)
+            return partial(own_method(self.name, self.options), **self.options)
         assert optimizer is not None
         if self.name == "sama":
             return partial(sama, sensitivity=adam_sensitivity(optimizer, theta, gradient))
@@ -225,7 +225,7 @@ class OuterMethod:
                 raise ValueError(
                     f"outer.method must be one of {list(METHODS)}, or the import path of a function, got {self.name!r}"
                 )
-            imported(self.name, "outer.method")
+            own_method(self.name, self.options)
         elif self.options:
             raise ValueError(f"outer.options are for a method by its import path, and outer.method is {self.name}")
         if self.damping and self.name != "conjugate_gradient":
@@ -247,6 +247,17 @@ class OuterMethod:
             )
 
 
+def own_method(path: str, options: Mapping[str, Any]) -> Any:
+    """Return the user's function ``method(v, hessian_product, **options) -> Direction`` with an import path."""
+    return imported_to_call(path, "outer.method", "v", "hessian_product", options=options)
+
+
+def own_gradient(path: str, options: Mapping[str, Any]) -> Any:
+    """Return the user's function ``gradient(inner_losses, ..., **options) -> Hypergradient`` with an import path."""
+    given = ("inner_losses", "outer_losses", "theta", "phi", "reduce=")
+    return imported_to_call(path, "outer.gradient", *given, options=options)
+
+
 def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int, compiled: bool) -> OuterMethod:
     """Return the method for the inverse Hessian that a user's settings and the preset's choices select.
 
@@ -259,15 +270,16 @@ def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int,
     Raises:
         ValueError: Two settings are incompatible, with the way out.
     """
+    whole = settings.gradient is not None
     if settings.gradient is not None:
-        imported(settings.gradient, "outer.gradient")
+        own_gradient(settings.gradient, settings.options)
     method = OuterMethod(
-        name=settings.method,
-        gamma="auto" if settings.gamma == "auto" else choices.gamma,
+        name="identity" if whole else settings.method,  # a whole hypergradient uses no method
+        gamma="auto" if settings.gamma == "auto" and not whole else choices.gamma,
         hessian_products=choices.hessian_products,
         iterations=settings.iterations,
-        damping=settings.damping,
-        options=settings.options if settings.gradient is None else {},
+        damping=0.0 if whole else settings.damping,
+        options={} if whole else settings.options,
     )
     method.reject(
         outer_step=choices.outer_step, inner_steps=inner_steps, curvature=settings.curvature, compiled=compiled

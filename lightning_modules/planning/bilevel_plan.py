@@ -72,7 +72,10 @@ def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
         steps = int(outer.options.get("steps", 1))
         return OuterPasses("penalty", 4 if steps == 1 else 6, outer=steps, inner=2 * steps - 1)
     if outer.gradient is not None or "." in outer.method:
-        raise ValueError(f"no plan can be made for {outer.gradient or outer.method}: known are the methods by name")
+        raise ValueError(
+            f"the passes of {outer.gradient or outer.method} are unknown: plan with outer.method neumann, with as many "
+            "outer.hessian_products as yours, and without outer.options"
+        )
     products, name = chosen.hessian_products, outer.method
     if name == "conjugate_gradient":
         return OuterPasses(name, 6 if outer.iterations == 1 else 9, inner=2 * outer.iterations)

@@ -345,7 +345,7 @@ def test_what_finite_differences_and_the_loop_cannot_do_is_rejected(
     with pytest.raises(ValueError, match="inner_steps is 3 in the module and 2 in the datamodule"):
         trainer().fit(module, datamodule)
     of_instances = {"instructions": {"exemplars": 3, "length": 24, "exemplars_of": "instance"}}
-    with pytest.raises(ValueError, match="learns one logit for each exemplar of a task, and .* other exemplars"):
+    with pytest.raises(ValueError, match=r"learns one logit for each exemplar of a task, and .* other exemplars"):
         trainer().fit(*make_bilevel(data=of_instances, instruction="direct_extractor"))
     with pytest.raises(ValueError, match=r"1 on 1 device\(s\) cannot be halved: set levels.outer_rows to 2 or more"):
         trainer().fit(*make_bilevel(noise_every=1, data={"levels": {"outer_rows": 1}}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_a_split_of_ones_own_that_is_none_is_rejected(inner: list[str], outer: l
     assert divided_levels(OwnSplit(["copy cats"], ["sort dogs"]), TASKS).inner == [
         "copy cats"
     ]  # the others are in none
+
+
+@pytest.mark.parametrize("returned", [["copy cats"], ("copy cats", "sort cats"), (TASKS[:1], TASKS[1:])])
+def test_a_split_that_returns_no_two_lists_of_names_is_rejected(returned: Any) -> None:
+    class Returns(MetaSplit):
+        def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
+            return returned
+
+    with pytest.raises(
+        ValueError, match=r"Returns must return InnerOuter\(inner, outer\), two lists of names of tasks"
+    ):
+        divided_levels(Returns(), TASKS)
 
 
 def test_a_split_that_is_no_dataclass_is_described_by_its_settings() -> None:

@@ -120,7 +120,7 @@ def test_a_step_of_phi_is_planned_with_the_steps_of_theta() -> None:
     ("words", "message"),
     [
         (["--model.init_args.outer.curvature=exact"], "no plan can be made for exact curvature"),
-        (["--model.init_args.outer.method=my.own"], "no plan can be made for my.own"),
+        (["--model.init_args.outer.method=my.own"], "the passes of my.own are unknown: plan with outer.method neumann"),
         (["--trainer.devices=3", "--trainer.strategy=ddp"], "inner_rows = 4 cannot be divided into 3 replicas"),
         (
             ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.levels.outer_rows=5"],
