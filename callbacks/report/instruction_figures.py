@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SHAPES = "osD^vPX"
 MARKS = len(COLORS) * len(SHAPES)
 """Categories with different marks: six colors and seven shapes have no common divisor."""
+KINDS = {"human": COLORS[0], "initial": PALE, "learned": COLORS[1]}
 LONGEST_NAME = 30  # characters of a category in the legend
 
 
@@ -122,30 +123,43 @@ def sweep_figure(
 
 @styled
 def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]], quantity: str) -> "Figure":
-    """Return a figure with a line for each name over optimizer steps.
+    """Return a figure with a line for each name over inner steps.
 
-    The vertical axis is logarithmic if the values are positive and span two decades.
+    The vertical axis is logarithmic if the values are positive and span two decades. Curves "KIND, within categories"
+    and "KIND, between categories" have a color for each kind, the initial ones a broad line in which equal learned ones
+    are seen.
 
     Args:
-        curves: Pairs of step and value, by name; values that are not finite leave a gap.
+        curves: Pairs of inner step and value, by name; values that are not finite leave a gap.
         quantity: Name of the values, beside the axis.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = new_figure(3.4, margins=(0.75, 2.6, 0.5, 0.15))
     for place, (name, points) in enumerate(curves.items()):
         steps, values = zip(*points, strict=True)
         heights = [value if math.isfinite(value) else math.nan for value in values]
-        color = COLORS[place % len(COLORS)]
-        axes.plot(
-            steps, heights, color=color, linewidth=1.4, marker="o", markersize=2.5, label=visible(name), gid="curve"
-        )
+        axes.plot(steps, heights, label=visible(name), gid="curve", **_line(name, place))
     finite = [value for points in curves.values() for _, value in points if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > 100:
         _use_logarithmic_axis(axes)
     axes.grid(axis="y")
-    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("inner step")
     axes.set_ylabel(quantity)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     return figure
+
+
+def _line(name: str, place: int) -> dict[str, Any]:
+    """Return the style of a curve by its name, or else by its place among the curves."""
+    kind, _, measure = name.partition(", ")
+    style: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "linewidth": 1.4, "marker": "o", "markersize": 2.5}
+    if kind in KINDS and measure:
+        style |= {"color": KINDS[kind], "linestyle": "--" if measure.startswith("between") else "-"}
+    if kind == "initial":
+        style |= {"linewidth": 5.0, "alpha": 0.3, "marker": ""}
+    return style
 
 
 def _use_logarithmic_axis(axes: "Axes") -> None:

@@ -57,6 +57,19 @@ def test_curves_of_far_apart_values_are_logarithmic() -> None:
     assert first - second == pytest.approx(second - third, abs=0.2)
 
 
+def test_learned_distances_are_seen_in_equal_initial_ones() -> None:
+    names = [f"{kind}, {measure} categories" for kind in ("initial", "learned") for measure in ("within", "between")]
+    (axes,) = training_curves({name: [(2, 1.0), (4, 1.0)] for name in names}, "distance").figure.axes
+    styles = {
+        str(line.get_label()): (line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in axes.lines
+    }
+    initial, learned = (styles[f"{kind}, within categories"] for kind in ("initial", "learned"))
+    assert initial[0] != learned[0]
+    assert initial[2] > 2 * learned[2]
+    assert styles["learned, between categories"] == (learned[0], "--", learned[2])
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
 @pytest.mark.parametrize("instruction", ["direct_embedder", "instance_extractor"])
 def test_a_run_leaves_its_map_and_numbers(
     instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
