@@ -67,12 +67,12 @@ def _seed(seed: int) -> dict[str, Any]:
 def draw(sweep: str, results: dict[str, float], folder: Path) -> None:
     """Draw the results of a sweep, named "<sweep>-<value>-seed-<seed>" and "definition-seed-<seed>"."""
     by_value: dict[float, list[float]] = {}
-    baseline = [result for name, result in results.items() if name.startswith(f"{BASELINE}-")]
+    baseline = [100 * result for name, result in results.items() if name.startswith(f"{BASELINE}-")]
     for name, result in results.items():
         if name.startswith(f"{sweep}-"):
             value = float(name.removeprefix(f"{sweep}-").partition("-seed-")[0])
-            by_value.setdefault(value, []).append(result)
-    quantity, logarithmic = "ROUGE-L of the validation", sweep == "length"
+            by_value.setdefault(value, []).append(100 * result)
+    quantity, logarithmic = "ROUGE-L of the validation (%)", sweep == "length"
     figure = sweep_figure(by_value, SETTINGS[sweep], quantity, logarithmic=logarithmic, baseline=baseline)
     write_figure_files(figure, folder, sweep, f"{SETTINGS[sweep]}: mean and 95% interval over seeds")
 
