@@ -190,7 +190,10 @@ def _last(folder: Path, metric: str) -> float:
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} holds no metrics ({error}): remove {folder} to train this run again") from error
     if not values:
-        raise ValueError(f"{path} has no {metric}: set the datamodule's instances.validation to 1 or more")
+        raise ValueError(
+            f"{path} has no {metric}: set the datamodule's instances.validation to 1 or more, leave "
+            f"trainer.limit_val_batches out, and remove {folder} to train this run again"
+        )
     if not math.isfinite(values[-1]):
         raise ValueError(f"{path}: the last {metric} is {values[-1]}, by which no run can be compared")
     return values[-1]
