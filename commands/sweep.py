@@ -65,13 +65,14 @@ def run_sweep(
     require_own_report(home, ("systems", "comparisons"), "sweep")
     declared = replace(declared, recipe=recipe or declared.recipe)
     runs = sweep_runs(declared, home, model=model, configs=settings, seeds=seeds, arms=arms)
+    if not write_only:  # a cluster may have the files
+        require_arm_collections(declared, runs)
     for each in runs:
         write_run(each)
     write_whole(home / "runs.txt", "".join(f"{each.folder}\n" for each in runs))
     if write_only:
         print(f"{len(runs)} runs are written: {home / 'runs.txt'}")
         return
-    require_arm_collections(declared, runs)
     failures = _run_all(runs)
     _report(declared, runs, home)
     if failures:

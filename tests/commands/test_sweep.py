@@ -173,7 +173,7 @@ def test_an_arm_whose_collection_has_no_files_is_rejected_before_anything_runs(s
     content = SWEEP | {"arms": {"none": {}, "0.5%": dialogue}, "published": None}
     with pytest.raises(ValueError, match=r"the arm '0.5%' trains on dialogue, and no folder .*crosstask download"):
         run_sweep([str(written(tmp_path, content))], str(tmp_path / "runs"), settings=[small])
-    assert not list((tmp_path / "runs").rglob("checkpoints"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_arm_whose_collection_has_only_evaluated_datasets_is_rejected(toybench: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_an_arm_whose_collection_has_only_evaluated_datasets_is_rejected(toybenc
     message = r"the arm '0.5%' trains on dialogue, and none of its tasks trains: dialogue/sgd, its dataset is evaluated"
     with pytest.raises(ValueError, match=message):
         run_sweep([str(written(tmp_path, SWEEP | content))], str(tmp_path / "runs"))
-    assert not list((tmp_path / "runs").rglob("checkpoints"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_shares_of_collections_without_files_are_rejected_together_before_anything_runs(
@@ -212,7 +212,7 @@ def test_shares_of_collections_without_files_are_rejected_together_before_anythi
     settings.write_text(yaml.safe_dump({"trainer": {"max_steps": 2}}))
     with pytest.raises(ValueError, match=message):
         run_sweep([str(written(tmp_path, SWEEP | content))], str(tmp_path / "runs"), settings=[str(settings)])
-    assert not list((tmp_path / "runs").rglob("checkpoints"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_array_of_a_cluster_trains_and_evaluates_a_line_of_the_list(tmp_path: Path) -> None:
