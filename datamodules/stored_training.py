@@ -108,7 +108,7 @@ class StoredDataModule(BenchmarkDataModule):
 
     @property
     def training_tasks(self) -> TrainingTasks:
-        """The training tasks in the store."""
+        """The run's training tasks with their tokenized examples on disk (the store), to prepare and to open them."""
         if self._training is None:
             folders = self._start.folders if self._start is not None else {}
             self._training = TrainingTasks(self.preparation, self.task_names(), folders)

@@ -225,7 +225,10 @@ def interval_text(difference: Difference) -> str:
 
 
 def shared_instances_text(comparison: Comparison) -> str:
-    """Return a sentence on the instances of a comparison, and on those that are left out."""
+    """Return a sentence on the instances of a comparison, and on those that are left out.
+
+    Left out are instances that only one of the two systems was evaluated on.
+    """
     left_out = [
         f"{count:,} of {name} alone"
         for count, name in ((comparison.only_base, comparison.base), (comparison.only_other, comparison.other))

@@ -45,23 +45,23 @@ class PromptStage:
         """Number of examples that are not evaluated, by reason."""
         return self.evaluated.skipped
 
-    def loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
+    def loader(self, here: Replicas, answered: Collection[int]) -> ChainedLoader:
         """Return the batches of one replica: options to rank, then prompts to generate from.
 
         Args:
-            replicas: This process's replica.
-            skip: Numbers of examples that need no evaluation; a batch is skipped if all its examples are among them.
+            here: This process's replica.
+            answered: Numbers of answered examples; a batch is left out if all its examples are among them.
         """
-        return self.loaders.loader(self.evaluated, replicas, skip)
+        return self.loaders.loader(self.evaluated, here, answered)
 
-    def validation_loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
+    def validation_loader(self, here: Replicas, answered: Collection[int]) -> ChainedLoader:
         """Return the batches of one replica: packed rows for the validation loss, then those of ``loader``.
 
         Args:
-            replicas: This process's replica.
-            skip: Numbers of examples that need no generation or ranking; the loss has all examples.
+            here: This process's replica.
+            answered: Numbers of answered examples, which need no generation or ranking; the loss has all examples.
         """
-        return ChainedLoader(self.loaders.loss_loader(self.evaluated, replicas), self.loader(replicas, skip))
+        return ChainedLoader(self.loaders.loss_loader(self.evaluated, here), self.loader(here, answered))
 
     def fingerprint(self) -> dict[str, str]:
         """Return digests of prompts, tokenizer and batches; an evaluation resumes only if they are unchanged."""
