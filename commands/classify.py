@@ -235,7 +235,7 @@ def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> 
         ValueError: There is no model, a name is empty, or two have the same name, or names of the same files.
     """
     if not {**scorers, **generators}:
-        raise ValueError("give a scorer or a generator, or both")
+        raise ValueError("give --scorer or --generator, or both")
     if shared := sorted(set(scorers) & set(generators)):
         raise ValueError(f"a scorer and a generator are both called {', '.join(shared)}")
     by_file: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ import yaml
 
 from ..datamodules.atomic_files import write_whole
 from ..datamodules.messages import command_line, expanded
+from .shared.config_names import composed_settings
 from .shared.function_command import run_function
 from .shared.recipe_runs import Metric, try_recipes
 
@@ -44,9 +45,18 @@ def search_splits(
         outer: With ``category``: number of outer categories; a number below 1 is a share of all categories.
         metric: Metric by which splits are compared: the highest score, or the lowest loss, is the best.
         max_steps: Optimizer steps of the model in each run; by default the recipe's.
+
+    Raises:
+        ValueError: The recipe has no inner and outer tasks, there is one split alone, or a run failed.
     """
     if splits < 2:
         raise ValueError(f"splits must be at least 2 to choose among, got {splits}")
+    data = composed_settings(recipe).get("data", {}).get("class_path", "InstructionTuningDataModule")
+    if data.rpartition(".")[2] in ("InstructionTuningDataModule", "ScorerDataModule"):
+        raise ValueError(
+            f"{recipe} trains with {data}, which has no inner and outer tasks: name a recipe of "
+            "InstructionOptimizationDataModule, e.g. instruction_optimization_toybench"
+        )
     prefix = "crosstask.datamodules.bilevel.meta_split"
     variants: dict[str, dict[str, Any]] = {}
     for number in range(splits):

@@ -73,7 +73,7 @@ def read_sweep(name: str) -> Sweep:
     try:
         return _sweep(read_yaml(Path(path)))
     except ValueError as error:
-        raise ValueError(f"{path} declares no sweep: {error}") from error
+        raise ValueError(f"{path} declares no sweep: {error}; one is papers/ablations/proportions") from error
 
 
 def _sweep(content: Any) -> Sweep:

@@ -223,7 +223,7 @@ def test_models_of_chats_read_prompts_in_their_templates(
 
 
 def test_somebody_answers() -> None:
-    with pytest.raises(ValueError, match="give a scorer or a generator, or both"):
+    with pytest.raises(ValueError, match="give --scorer or --generator, or both"):
         classify_tasks(Templated(), "out")
     with pytest.raises(ValueError, match="lists no task in this split: set split to train, validation or test"):
         classify_tasks(Templated(), "out", scorer="m", split="test")

@@ -113,3 +113,9 @@ def test_bad_input(recipe: Path, tmp_path: Path) -> None:
     bad = {"bad": {"include": ["nowhere"]}}  # rejected before the run has imported its libraries
     with pytest.raises(ValueError, match=r"(?s)failed .*no configuration 'nowhere'"):
         try_recipes(str(recipe), str(tmp_path / "runs"), bad, metric="validation/loss")
+
+
+def test_a_recipe_without_two_levels_is_rejected_before_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"quickstart trains with .*InstructionTuningDataModule, which has no inner"):
+        search_splits("quickstart", str(tmp_path / "search"), splits=2)
+    assert not (tmp_path / "search").exists()
