@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ..datamodules.base import run_data
-from ..datamodules.messages import command_line
+from ..datamodules.messages import command_line, counted
 from ..datamodules.packing.replicas import replicas
 from .huggingface_export import HuggingFaceExport
 from .next_commands import PROMPTS, next_commands, write_prompts
@@ -30,9 +30,14 @@ class RunSummary(Callback):
     """
 
     def __init__(self) -> None:
-        self._begun, self._first_step, self._ended = 0.0, 0, False
+        self._begun: float | None = None
+        """Seconds on the monotonic clock; None until a training begins, which a finished run does not do."""
+        self._first_step, self._ended = 0, False
         self._tokens: int | Tensor = 0
         self._metrics: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begun = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begun, self._first_step = time.monotonic(), trainer.global_step
@@ -63,11 +68,13 @@ class RunSummary(Callback):
             print("\n".join(["", *lines, *commands_of(trainer, folder)]), flush=True)
 
     def _trained(self, trainer: L.Trainer) -> str:
+        if self._begun is None:
+            return f"Nothing left to train: the checkpoint is of step {trainer.global_step:,}, the run's last"
         steps, seconds = trainer.global_step - self._first_step, time.monotonic() - self._begun
         tokens = int(self._tokens) * replicas(trainer).size
         metrics = [f"{name} {value:.4g}" for name, value in self._metrics.items()]
-        counted = f"{steps} steps" + (f", {tokens:,} tokens" if tokens else "")
-        return f"Trained {counted} in {clock(seconds)}: {', '.join(metrics) or 'no metrics'}"
+        trained = counted(steps, "step") + (f", {tokens:,} tokens" if tokens else "")
+        return f"Trained {trained} in {clock(seconds)}: {', '.join(metrics) or 'no metrics'}"
 
 
 def run_files(trainer: L.Trainer, folder: Path) -> dict[str, Path]:

@@ -70,7 +70,7 @@ def test_a_run_writes_evaluates_and_says_what_comes_next(
     ).read_text()
 
 
-def test_each_run_has_its_own_folder(words: list[str]) -> None:
+def test_each_run_has_its_own_folder(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run_trainer([*words, *ONE_ROW, "--trainer.max_steps=2", "--trainer.limit_val_batches=0"])
     first = Path("runs/fit-1/checkpoints/last.ckpt").read_bytes()
     again = [*words, *ONE_ROW, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
@@ -87,10 +87,13 @@ def test_each_run_has_its_own_folder(words: list[str]) -> None:
     for command in ("test", "validate"):  # Lightning would only warn, and evaluate the weights before training
         with pytest.raises(ValueError, match=r"no checkpoint of a run below .*runs/none: set trainer.default_root_dir"):
             run_trainer([command, *again[1:], "--trainer.default_root_dir=runs/none", "--ckpt_path=last"])
-    longer = run_trainer(
-        ["fit", "--config=runs/fit-1/version_0/config.yaml", "--ckpt_path=last", "--trainer.max_steps=3"]
-    )
-    assert longer.trainer.global_step == 3
+    resumed = ["fit", "--config=runs/fit-1/version_0/config.yaml", "--ckpt_path=last", "--trainer.max_steps=3"]
+    assert run_trainer(resumed).trainer.global_step == 3
+    assert "Trained 1 step, " in capsys.readouterr().out
+    assert run_trainer(resumed).trainer.global_step == 3
+    output = capsys.readouterr().out
+    assert "Nothing left to train: the checkpoint is of step 3, the run's last" in output
+    assert "Trained" not in output
     assert sorted(path.name for path in Path("runs").iterdir()) == ["fit-1", "fit-2"]
     config = "--config=runs/fit-2/version_0/config.yaml"
     run_trainer(["fit", config, "--trainer.default_root_dir=runs/other", "--trainer.limit_val_batches=0"])
