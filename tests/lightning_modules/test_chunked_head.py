@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plain_descent import LargestTensor
+from small_runs import SmallRuns, small_trainer
 from target_models import PAD, VOCABULARY, causal_model, documents, t5_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -13,6 +14,7 @@ from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.lightning_modules import chunked_cross_entropy as chunked
 from crosstask.lightning_modules.chunked_cross_entropy import LogitRule, chunked_cross_entropy
 from crosstask.lightning_modules.chunked_head import ChunkedHead, has_plain_head
+from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.target_loss import target_loss
 
 
@@ -120,3 +122,21 @@ def test_logits_of_another_rule_are_rejected() -> None:
     head.rule = LogitRule()
     with pytest.raises(ValueError, match=r"GraniteForCausalLM are not .* set network.logits to whole"):
         target_loss(model, batch, packed=False, head=head)
+
+
+@pytest.mark.parametrize(("logits", "passes"), [(None, 2), ("whole", 0)])
+def test_a_run_takes_its_loss_in_chunks_unless_told_otherwise(
+    logits: str | None, passes: int, small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default, at a chunk that the targets of a small step exceed."""
+    summed: list[int] = []
+    loss_sum = ChunkedHead.loss_sum
+    monkeypatch.setattr(
+        ChunkedHead, "loss_sum", lambda *words, **named: (summed.append(1), loss_sum(*words, **named))[1]
+    )
+    module, data = small_runs("tuning", network=Network() if logits is None else Network(logits=logits))
+    module.configure_model()
+    if module._head is not None:
+        module._head.chunk = 1
+    small_trainer(2).fit(module, datamodule=data)
+    assert len(summed) == passes

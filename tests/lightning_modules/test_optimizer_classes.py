@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy
@@ -90,6 +91,24 @@ def test_schedule_free_weights_between_steps_are_averages() -> None:
     assert not torch.equal(stepped, model.get_parameter(name))
     set_averages([optimizer], training=True)
     torch.testing.assert_close(model.get_parameter(name), stepped)
+
+
+def test_schedule_free_runs_train_weights_and_leave_their_averages(small_runs: SmallRuns) -> None:
+    """Gradients are of the training weights; validation, checkpoints and exports read the averages."""
+    pytest.importorskip("schedulefree")
+    settings = Optimization(learning_rate=0.01, algorithm="schedulefree.AdamWScheduleFree", schedule="constant")
+    modes: dict[str, list[bool]] = {"training": [], "saved": []}
+
+    class Modes(L.Callback):
+        def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+            modes["training"].append(trainer.optimizers[0].param_groups[0]["train_mode"])
+
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            modes["saved"].append(trainer.optimizers[0].param_groups[0]["train_mode"])
+
+    module, data = small_runs("tuning", optimizer=settings)
+    small_trainer(3, callbacks=[Modes()]).fit(module, datamodule=data)
+    assert modes == {"training": [True] * 3, "saved": [False] * 3}
 
 
 def test_schedule_free_training_resumes_from_averages() -> None:
