@@ -32,6 +32,9 @@ def compare_adaptations(adapted: list[str], output: str | Path = "adaptations") 
         adapted: Folders that `crosstask adapt` wrote, one for each language model; NAME=FOLDER gives a model a name.
             Differences are to the first one.
         output: Folder into which ``report.md`` and ``report.json`` are written.
+
+    Raises:
+        ValueError: A folder was not written by `crosstask adapt`, or the models were tested on different instances.
     """
     folder = expanded(output)
     require_own_report(folder, ("with_scorer", "over_first"), "adaptations")

@@ -60,6 +60,9 @@ def chat(
         seed: Seed of sampling.
         dtype: Type of the model's parameters, e.g. bfloat16.
         device: Device of model and scorer, e.g. cuda:1; by default the GPU if there is one.
+
+    Raises:
+        ValueError: There is not exactly one model, or the scorer has fewer than two answers to choose among.
     """
     from ..lightning_modules.inference.conversation import Conversation
     from ..lightning_modules.inference.loading import answering_model, decoding_of

@@ -41,7 +41,8 @@ def check_files(
     Args:
         data: A file, a folder or a hub name; exactly one.
         form: Form of the rows; by default it is recognised from the columns, and reported.
-        columns: Column of the file for each field of the form, e.g. ``{input: question, output: answer}``.
+        columns: Column of the file for each field of the form, e.g. ``{input: question, output: answer}``; by default
+            the fields' names.
         roles: Role (system, user or assistant) of other names of speakers, e.g. ``{bot: assistant}``.
 
     Raises:

@@ -34,6 +34,9 @@ def compare_examples(
         threshold: Share of an evaluation task's examples, in [0, 1], above which a pair of tasks is listed for a
             decision.
         processes: Number of processes that read and hash training tasks.
+
+    Raises:
+        ValueError: The folder has a report of another command, or `n` is below 1.
     """
     from rich.progress import track
 

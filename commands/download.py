@@ -32,6 +32,9 @@ def download_collections(
         verify: Compare files that were downloaded earlier with their recorded digests.
         sources: Path of your own YAML of sources, in the format of the installed one
             (datamodules/downloads/sources.py); empty for the installed one.
+
+    Raises:
+        ValueError: There is no such collection, or a part could not be obtained; the others are placed.
     """
     from ..datamodules.downloads.downloading import chosen_collections, download, part_lines
     from ..datamodules.downloads.sources import read_sources

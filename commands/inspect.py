@@ -38,7 +38,10 @@ def inspect_data(
         examples: Number of examples to print in full; of instruction optimization, for each level (inner and outer).
         rows: Number of packed rows of the first optimizer step whose examples are listed.
         depth: Depth of the mixture's tree: 1 for benchmarks, 2 for categories, 3 for tasks.
-        output: Path of an HTML page to write, in place of the text on the terminal.
+        output: Path of an HTML page to write, in place of the text on the terminal; by default the text is printed.
+
+    Raises:
+        ValueError: There is no such task or template, or a template is given without a task.
     """
     from ..datamodules.inspection.run_inspection import inspect_run, inspect_task
     from ..datamodules.packing.row_settings import require_positive

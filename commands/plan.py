@@ -45,6 +45,9 @@ def plan_training(
         devices: Number of all devices; needed if the configuration does not state it.
         node_bandwidth: GB/s that a device sends to others of its node of 8 devices; the default is NVLink of an A100.
         network_bandwidth: GB/s that a device sends to other nodes; the default is 200 Gb/s for each device.
+
+    Raises:
+        ValueError: A number is out of its range, or no plan exists for the module or its settings.
     """
     from ..lightning_modules.planning.communication import Links
     from ..lightning_modules.planning.flops import DEVICES

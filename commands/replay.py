@@ -24,7 +24,8 @@ def replay(dump: Sequence[str], weights: str | None = None, device: str = "cpu")
 
     Args:
         dump: The dump's folder, not-finite-step-N.
-        weights: Checkpoint with the weights before the step; needed if the dump has none (DeepSpeed).
+        weights: Checkpoint with the weights before the step; by default those in the dump, which has none under
+            DeepSpeed.
         device: Device of the computation, e.g. cuda.
 
     Raises:

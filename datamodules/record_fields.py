@@ -21,6 +21,11 @@ def text_field(record: Mapping[str, Any], name: str) -> str:
 def whole_field(record: Mapping[str, Any], name: str, default: int | None = None) -> int:
     """Return the whole number of at least 0 in a field of a record; True and False are rejected.
 
+    Args:
+        record: The record.
+        name: Name of the field.
+        default: Number to return if the field is missing; None if it must exist.
+
     Raises:
         ValueError: The field is missing and has no default, or holds no such number.
     """

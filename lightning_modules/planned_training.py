@@ -383,5 +383,8 @@ class PlannedTraining(CheckedOptimizerHooks):
         """Add the answers that an interrupted evaluation has written to the scores of this one.
 
         ``PredictionWriter`` calls it, and only if ``answer_fingerprint`` is not None.
+
+        Raises:
+            ValueError: The module cannot resume an evaluation.
         """
         raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")

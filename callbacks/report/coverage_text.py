@@ -87,7 +87,12 @@ def coverage_sentence(coverage: Coverage) -> str:
 
 
 def incomplete_note(coverage: Coverage | None, cell: Cell) -> str:
-    """Return a note, written behind a score's name, on listed tasks that the score lacks; empty if it is complete."""
+    """Return a note, written behind a score's name, on listed tasks that the score lacks; empty if it is complete.
+
+    Args:
+        coverage: Which tasks of a published table were evaluated; None without a table.
+        cell: Key of the score.
+    """
     if coverage is None or cell.kind == "task":
         return ""
     columns = coverage.columns()

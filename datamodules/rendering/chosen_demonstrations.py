@@ -19,7 +19,7 @@ def read_chosen(folder: str | None) -> Chosen:
     """Read which training examples instruction optimization has chosen as demonstrations; {} if `folder` is None.
 
     Args:
-        folder: Folder of an exported model, or of its learned instructions.
+        folder: Folder of an exported model, or of its learned instructions; None for none.
 
     Raises:
         ValueError: The folder has no learned instructions, or their kind chooses no examples.

@@ -125,6 +125,12 @@ class Documents:
 
         All layers of one kind of attention and one window use the same plan; it is computed at their first call.
 
+        Args:
+            kind: Self-attention of an encoder or a decoder, or cross-attention.
+            query: The queries.
+            key: The keys.
+            window: Window of the layer; None for whole documents.
+
         Raises:
             ValueError: The offsets do not fit the rows.
         """

@@ -215,7 +215,12 @@ class StopTexts(StoppingCriteria):
         return self._ended(input_ids[:, first:].tolist(), input_ids.device)
 
     def ended(self, ids_RT: Tensor, length_R: Tensor) -> Tensor:
-        """Return whether each answer, the first `length_R` tokens of its row, ends with a complete stop text."""
+        """Return whether each answer, the first `length_R` tokens of its row, ends with a complete stop text: bool [R].
+
+        Args:
+            ids_RT: int64 [R, T], generated tokens of each row.
+            length_R: int64 [R], number of tokens of each answer, so far.
+        """
         column_RT = (length_R - self.tail)[:, None] + torch.arange(self.tail, device=ids_RT.device)
         tails = ids_RT.gather(1, column_RT.clamp(min=0)).tolist()
         rows = [tail[-length:] for tail, length in zip(tails, length_R.tolist(), strict=True)]

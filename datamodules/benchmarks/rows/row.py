@@ -36,6 +36,10 @@ class Row:
     def text(self, key: str, default: str | None = None) -> str:
         """Return the text in a field; `default` if the field is missing and a default is given.
 
+        Args:
+            key: Name of the field.
+            default: Text to return if the field is missing; None if it must exist.
+
         Raises:
             ValueError: The field is missing, or does not hold a text.
         """
@@ -48,6 +52,10 @@ class Row:
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the texts in a field that holds a list of texts, or one text; `default` if the field is missing.
+
+        Args:
+            key: Name of the field.
+            default: Texts to return if the field is missing; None if it must exist.
 
         Raises:
             ValueError: The field is missing without a default, or holds anything else.
