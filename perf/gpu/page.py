@@ -80,7 +80,7 @@ def training_table(sections: dict[str, Any]) -> list[str]:
         details = [f"{result['program']}, {setting['size']}"]
         details += ["compiled"] if setting["compile"] else []
         details += ["float32 masters"] if setting.get("masters") else []
-        details += [f"recomputed {setting['recompute']}"] if setting["recompute"] != "false" else []
+        details += [f"recomputed {json.loads(setting['recompute'])}".lower()] if setting["recompute"] != "false" else []
         lines.append(
             f"| {', '.join(details)} | {setting['batches']} x {setting['rows']} | {result['tokens_per_second']:,.0f} | "
             f"{percent(result['utilization'])} | {percent(goal)} | {result['peak_gib'] or ''} |"
