@@ -36,6 +36,9 @@ def quantize_blocks(model: PreTrainedModel) -> None:
         )
         narrow.weight = parts.Params4bit(weight, requires_grad=False, quant_type="nf4", module=narrow).to(weight.device)
         narrow.bias = module.bias
+        # In evaluation, a CPU with AVX512-BF16 would reorder the matrix in place, which fails below 64 columns, and
+        # ``dequantized`` would read it in the old order.
+        narrow.support_avx512bf16_for_cpu = False
         model.set_submodule(name, narrow)
     model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft reads it
 

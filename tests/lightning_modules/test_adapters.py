@@ -209,7 +209,7 @@ def test_adapters_alone_are_a_folder_of_peft(trained: PreTrainedModel, folder: P
     assert len(list((folder / "peft").glob("*.safetensors"))) == 1
 
 
-def test_frozen_matrices_may_be_in_four_bits(recipe: Path, folder: Path) -> None:
+def test_frozen_matrices_may_be_in_four_bits(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
     """Trained, resumed, and merged into what the adapters and the matrices of 4 bits compute."""
     pytest.importorskip("bitsandbytes")
     words = ["--model.init_args.lora.bits=4"]
