@@ -78,7 +78,8 @@ def checkpoint_layout(path: Path) -> Layout:
         return "deepspeed"
     if other := _other_folder(path):
         raise ValueError(f"{path} is no checkpoint but {other}")
-    if not any((path / name).exists() for name in ("meta.pt", ".metadata")) and not any(path.glob("*.distcp")):
+    begun = path.name.startswith(PARTIAL) or any(path.glob("*.distcp"))
+    if not begun and not any((path / name).exists() for name in ("meta.pt", ".metadata")):
         raise ValueError(
             f"{path} is no checkpoint: expected a file, a folder of shards (with meta.pt and .metadata) or one of "
             "DeepSpeed (with checkpoint/)"

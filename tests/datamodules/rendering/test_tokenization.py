@@ -97,3 +97,8 @@ def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Any, toybench: Any) -
     assert tokenizer_fingerprint(again) == tokenizer_fingerprint(tokenizer)
     again.add_tokens(["<new>"])
     assert tokenizer_fingerprint(again) != tokenizer_fingerprint(tokenizer)
+
+
+def test_the_path_of_a_missing_tokenizer_says_where_it_ends_and_who_writes_it(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=rf"as far as {tmp_path}; crosstask toybench --folder .* writes it"):
+        load_tokenizer(str(tmp_path / "toybench/tokenizer"))

@@ -197,3 +197,11 @@ def test_a_folder_that_holds_no_shards_is_named_with_what_to_give(tmp_path: Path
     (tmp_path / "model/config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"model is no checkpoint but a Hugging Face folder, .*`model\.pretrained`"):
         checkpoint_layout(tmp_path / "model")
+
+
+def test_only_a_folder_that_was_begun_is_taken_for_an_interrupted_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no checkpoint: expected a file, a folder of shards"):
+        checkpoint_layout(tmp_path)
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(ValueError, match="no whole checkpoint: its process was ended"):
+        checkpoint_layout(tmp_path)
