@@ -112,16 +112,16 @@ def _move_to_w(
     problem: InnerProblem, outer: list[Loss], first: Vector, *, alpha: float, rate: float, steps: int
 ) -> tuple[float, float, Vector]:
     """Move theta to w; return this replica's outer loss and ||v||, both at the start, and d outer(w) / d phi."""
-    at_theta = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
-    _descend(problem.theta, add(first, at_theta.v, times=1 / alpha), rate)
+    loss, v, direct, uses_phi = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
+    length = norm(v)
+    _descend(problem.theta, add(first, v, times=1 / alpha), rate)
     for _ in range(steps - 1):
         slope = _inner_gradient(problem)
-        v = outer_gradients(outer, problem.theta, problem.phi, problem.reduce).v
+        v = outer_gradients(outer, problem.theta, problem.phi, problem.reduce).v  # the one before is not kept
         _descend(problem.theta, add(slope, v, times=1 / alpha), rate)
-    direct = at_theta.direct
-    if at_theta.uses_phi:
+    if uses_phi:
         direct = outer_gradients(outer, problem.theta, problem.phi, problem.reduce).direct
-    return at_theta.loss, norm(at_theta.v), direct
+    return loss, length, direct
 
 
 def _inner_gradient(problem: InnerProblem) -> Vector:
