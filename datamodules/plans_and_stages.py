@@ -55,7 +55,7 @@ class EvaluationStage(Protocol):
 
     @property
     def examples(self) -> Sequence[EvaluationExample]:
-        """The evaluated examples, by number."""
+        """The evaluated examples: ``examples[i].number == i``."""
         ...
 
     @property

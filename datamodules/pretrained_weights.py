@@ -110,12 +110,12 @@ def load_pretrained(
         auto: Class with ``from_pretrained``, e.g. ``AutoModelForCausalLM``.
         weights: Hub name, possibly with @revision, or folder of the weights.
         optional: Function of (model, weight name) that returns whether the weight may be missing and drawn at random:
-            one of a new head that will be trained, or of a part that is not computed. None if none may.
+            one of a new head that will be trained, or of a part that this use never runs. None if none may.
         options: Further arguments of ``from_pretrained``.
 
     Raises:
-        ValueError: There are no weights, they cannot be read, they are not all of this architecture, or they are not
-            finite.
+        ValueError: Weights cannot be found or read, are missing, have other shapes, or are not finite; the model cannot
+            be built, or needs a package that is missing. Weights that the model does not use are logged.
     """
     source, revision = hub_source(weights)
     options |= revision

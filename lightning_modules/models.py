@@ -282,7 +282,9 @@ def architecture_class(name: str) -> Any:
 
 
 def untie_different(model: PreTrainedModel, stored: Callable[[str], Tensor | None]) -> list[str]:
-    """Separate tied weights whose stored values differ; return their names.
+    """Give tied weights whose stored values differ parameters of their own, in place; return these weights' names.
+
+    The new parameters are uninitialized: the caller must load their values.
 
     The configurations of T5 1.1 and FLAN-T5 tie the output embeddings to the input embeddings, but their folders store
     both tables. transformers separates them when it loads a folder; whatever loads weights without it must do so, too.

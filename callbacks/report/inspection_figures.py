@@ -48,7 +48,10 @@ def bin_name(first: int, last: int) -> str:
 
 @styled
 def row_strips(rows: Sequence[ReadRow]) -> "Figure":
-    """Return a figure with a strip for each row: its documents in order, targets dark, padding empty."""
+    """Return a figure with a strip for each row, at least one: its documents in two colors in turn, over tokens.
+
+    Targets are dark, and padding is empty.
+    """
     figure, axes = new_figure(len(rows) * 0.4 + 0.55, margins=(0.9, 0.2, 0.45, 0.1))
     for place, row in enumerate(rows):
         begin = 0

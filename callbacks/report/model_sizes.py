@@ -28,6 +28,10 @@ class ModelScore(NamedTuple):
 def read_model_scores(report: str, task: str | None = None) -> dict[str, ModelScore]:
     """Return score and model size of every method or model in a report of `crosstask adapt` or `classify`.
 
+    In a report of `adapt`, keys are its methods and the best single decoding, and the size is always that of the
+    language model that generated the samples, without the scorer. One task has no interval there: its low and high
+    ends are its score. In a report of `classify`, every model has its own size.
+
     Args:
         report: Folder of the report, or its ``report.json``.
         task: Task whose scores are returned; None for means over all tasks.

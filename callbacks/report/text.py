@@ -225,7 +225,7 @@ def interval_text(difference: Difference) -> str:
 
 
 def shared_instances_text(comparison: Comparison) -> str:
-    """Return a sentence on the instances of a comparison, and on those that are left out.
+    """Return a sentence that names the test, a paired bootstrap, and counts its instances and those left out.
 
     Left out are instances that only one of the two systems was evaluated on.
     """

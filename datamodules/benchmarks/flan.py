@@ -68,14 +68,15 @@ class FlanRows(RowSource):
 class FLAN(Benchmark):
     """Reads FLAN's datasets (arXiv 2109.01652): rows from the hub or files, rendered with FLAN's templates.
 
-    Every row is rendered with one random template, since OPT-IML draws as many prompts as there are examples (arXiv
-    2212.12017, section 4.1).
+    By default, every row is rendered with one random template, since OPT-IML draws as many prompts as there are
+    examples (arXiv 2212.12017, section 4.1).
 
     Args:
         templates: FLAN's flan/templates.py, or a .yaml or .json file with the same content.
         rows: Source of rows for each task; None for every dataset of FLAN that the hub has in this split. ``{}`` for a
             task of FLAN is its dataset on the hub; a file has the columns of the hub or of the templates.
-        split: The datasets' official split to read: ``train``, ``validation`` or ``test``. Tasks are listed under it.
+        split: The datasets' official split to read: ``train``, ``validation`` or ``test``. For any other split,
+            ``task_names`` lists no task.
         inverted: Whether to use inverted templates too: those whose target is another column than that of most of the
             task's templates, or whose prompt lacks the column that most prompts have.
         cap: Maximum number of rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use
@@ -85,6 +86,9 @@ class FLAN(Benchmark):
         rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``
             writes them. Datasets without a file are left out and reported.
         seed: Seed of the choices of rows and templates.
+
+    Raises:
+        ValueError: Both `rows` and `rows_folder` are given, `cap` is not positive, or `prompts` or `split` is unknown.
     """
 
     name = "flan"

@@ -154,7 +154,8 @@ class ScoredRows:
         pair_length: Maximum number of tokens of a pair, special tokens included.
         pad_token_id: Token id of padding.
         frame: Special tokens of a pair.
-        truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
+        truncation: Side of a long pair that is cut: ``instruction``, whose tokens go first, and the response's end only
+            if the response alone does not fit; or ``longest_first`` for the longer side.
         part: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``.
 
     Raises:

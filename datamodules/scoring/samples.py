@@ -236,7 +236,10 @@ class ModelSamples:
                 )
 
     def examples_beyond(self, known: Mapping[str, Collection[str]]) -> int:
-        """Return the number of examples that have samples and are not among the ids `known` of their task."""
+        """Return the number of examples that have samples and are not among the ids `known` of their task.
+
+        All examples of a task that `known` lacks are counted.
+        """
         return sum(len(set(self.samples(task)) - set(known.get(task, ()))) for task in self._runs)
 
     def fingerprint(self, task: str) -> str:

@@ -141,7 +141,8 @@ def folder_name(task: str, key: str) -> str:
 def partial_folder(folder: Path) -> Path:
     """Create and return a hidden folder beside `folder`, to be filled and then renamed to it.
 
-    Its name contains machine and process, by which ``remove_abandoned`` recognizes folders of ended processes.
+    Every call returns another, empty folder; missing parents are created. Its name contains machine and process, by
+    which ``remove_abandoned`` recognizes folders of ended processes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}={this_process()}=", dir=folder.parent))

@@ -56,9 +56,10 @@ class RunningPrompts:
         """Add prompts to the batch, beside those that are being answered.
 
         Args:
-            prompts: A number for each prompt, by which ``step`` names it. Their seeds must have been added to `draw`
-                already, in the same order.
-            read: The prompts' tokens, with a cache of all but each prompt's last token.
+            prompts: A number for each prompt, different from those of all prompts that are being answered: ``step``
+                names it by this, and ``finish`` sorts by it. ``self.draw.add`` must have been called with the prompts'
+                seeds, in the same order.
+            read: The prompts' tokens, padded on the left, with a cache of all but each prompt's last token.
         """
         cache, seen_PC = read.states(1)[CACHE], read.attention_mask.bool()
         device, before, rows = seen_PC.device, len(self.prompts), self.draw.rows

@@ -17,7 +17,9 @@ from ..hyperparameters import flat
 
 
 def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
-    """Compare the settings of all processes; every process must call it, after the process group is initialized.
+    """Compare versions, the module's arguments, some of the trainer's, and the training data of all processes.
+
+    ``started_with`` lists what is compared. Every process must call it, after the process group is initialized.
 
     Raises:
         ValueError: On every process; names the settings that differ and their ranks.
