@@ -90,6 +90,7 @@ KNOWN: dict[MatchRule, list[tuple[str, str, bool]]] = {
         ("", "72", False),
         ("The answer is 3/4.", "3", False),
         ("The answer is 3/4 of a cup", "0.75", True),
+        ("12/0x", "0", True),  # no fraction: a model may write anything
         ("The answer is 2 1/2 hours.", "2.5", True),
         ("2\u00bd", "2.5", True),
         ("1/3", "2/6", True),
