@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosstask.callbacks.report.predictions import find_predictions, read_predictions
+from crosstask.callbacks.report.predictions import find_predictions, has_predictions, read_predictions
 from crosstask.commands.shared.sweep_declarations import folder_name, read_sweep
 from crosstask.commands.shared.sweep_runs import run_costs
 from crosstask.datamodules.rouge import rouge_l
@@ -66,7 +66,7 @@ def read_sweep_runs(sweep: str, folder: Path) -> Results:
     results = Results()
     for arm in read_sweep(sweep).arms:
         for run in sorted((folder / folder_name(arm)).glob("seed-*")):
-            if not [*run.glob("**/predictions/test.jsonl")]:  # in a folder of its version where a run has a logger
+            if not has_predictions(run, "test"):
                 continue
             _read_predictions(results, arm, int(run.name.removeprefix("seed-")), run)
             results.hours[arm] = results.hours.get(arm, 0.0) + sum(run_costs(run).values()) / 3600

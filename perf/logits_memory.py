@@ -89,13 +89,11 @@ def cell(arguments: argparse.Namespace, vocabulary: int, kind: str) -> dict[str,
     for _ in range(arguments.rounds):
         for variant in VARIANTS:
             words = (arguments.tokens, vocabulary, SHARES[kind], variant, arguments.device)
-            if (
-                arguments.device != "cpu"
-            ):  # the peak of torch's allocator can be reset, and CUDA does not survive a fork
+            if arguments.device == "cpu":  # the peak of a process cannot be reset
+                with multiprocessing.get_context("fork").Pool(1) as pool:
+                    measured[variant].append(pool.apply(step_cost, words))
+            else:  # that of torch's allocator can, and CUDA does not survive a fork
                 measured[variant].append(step_cost(*words))
-                continue
-            with multiprocessing.get_context("fork").Pool(1) as pool:
-                measured[variant].append(pool.apply(step_cost, words))
     return {
         variant: Cost(max(cost.mib for cost in costs), statistics.median(cost.seconds for cost in costs))
         for variant, costs in measured.items()

@@ -169,6 +169,14 @@ def _exact_match(record: dict[str, Any]) -> float:
     return float(record["exact_match"])
 
 
+def has_predictions(run: Path, stage: str) -> bool:
+    """Return whether there is a file with a run's predictions; the arguments are those of ``find_predictions``."""
+    try:
+        return find_predictions(run, stage).is_file()
+    except ValueError:
+        return False
+
+
 def find_predictions(run: Path, stage: str) -> Path:
     """Return the path of the file with a run's predictions.
 

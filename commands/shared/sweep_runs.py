@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ...callbacks.report.predictions import find_predictions
+from ...callbacks.report.predictions import has_predictions
 from ...datamodules.atomic_files import write_whole
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import some
@@ -55,10 +55,7 @@ class SweepRun:
     @property
     def is_evaluated(self) -> bool:
         """Whether the predictions of the evaluation are complete."""
-        try:
-            return find_predictions(self.folder, self.stage).is_file()
-        except ValueError:
-            return False
+        return has_predictions(self.folder, self.stage)
 
 
 def sweep_runs(

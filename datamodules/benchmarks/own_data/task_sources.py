@@ -5,6 +5,7 @@ A source is one file, a folder of files, a folder of splits, or a dataset.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from pathlib import Path
 from typing import get_args
 
@@ -146,7 +147,7 @@ def _own_splits(folders: Sources) -> Sources:
     for split, files in folders.items():
         for name, file in files.items():
             first = next(tasks[name] for tasks in folders.values() if name in tasks)
-            if _equal_files(Path(first.source), Path(file.source)):
+            if cmp(first.source, file.source, shallow=False):
                 sources[split][name] = file
                 continue
             own = f"{name}_{split}"
@@ -155,12 +156,6 @@ def _own_splits(folders: Sources) -> Sources:
             trained = folders["train"].get(name)
             sources[split][own] = replace(file, trained=trained.source if trained else None)
     return sources
-
-
-def _equal_files(first: Path, second: Path) -> bool:
-    return first == second or (
-        first.stat().st_size == second.stat().st_size and first.read_bytes() == second.read_bytes()
-    )
 
 
 def _files(folder: Path) -> dict[str, TaskSource]:
