@@ -130,6 +130,7 @@ def test_training_rows_are_read_as_prompts_and_their_answers_as_references(
     [
         ({"question": "cat", "answer": "hat"}, {"input": "question", "output": "answer"}, "cat", ("hat",)),
         ({"question": "cat", "prompt": "no. 1"}, {"prompt": "question"}, "cat", ()),
+        ({"question": "cat", "instruction": "no. 1", "input": "x"}, {"prompt": "question"}, "cat", ()),
         ({"task": "Rhyme.", "input": "cat", "output": "hat"}, {"instruction": "task"}, "Rhyme.\ncat", ("hat",)),
         ({"input": "cat", "answer": "hat"}, {"output": "answer"}, "cat", ("hat",)),
         ({"chat": [USER, ASSISTANT]}, {"messages": "chat"}, "cat", ("hat",)),
