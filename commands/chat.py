@@ -34,7 +34,7 @@ def chat(
     chat: bool | None = None,
     scorer: str | None = None,
     candidates: int = 4,
-    max_length: int = 512,
+    max_length: int | None = None,
     max_new_tokens: int = 512,
     temperature: float = 0.7,
     top_p: float = 0.95,
@@ -52,7 +52,7 @@ def chat(
         scorer: Hub name or folder of a trained scorer, which chooses among candidates; null for one answer.
         candidates: Number of answers that are drawn for the scorer.
         max_length: Maximum number of tokens of a pair of message and answer that the scorer reads; longer pairs are
-            truncated.
+            truncated. By default 512, or all positions of a scorer that has fewer.
         max_new_tokens: Maximum number of tokens of an answer.
         temperature: Temperature of sampling; 0 takes the most probable token.
         top_p: Nucleus sampling: draw from the most probable tokens that together have this probability.

@@ -38,6 +38,7 @@ from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.truncated_texts import CutTexts
 from ..lightning_modules.devices import number_type, process_device, scorer_type
 from ..lightning_modules.model_digest import model_digest
+from ..lightning_modules.prefixes import virtual_tokens
 from ..lightning_modules.sampling.response_sampler import load_generator
 from ..lightning_modules.scoring.classification import (
     Question,
@@ -47,6 +48,7 @@ from ..lightning_modules.scoring.classification import (
     scores_by_scorer,
 )
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
+from ..lightning_modules.scoring.pair_scores import default_pair_length
 from ..lightning_modules.scoring.score_files import ItemScores, ScoreFiles
 from .shared.function_command import run_function
 from .shared.score_progress import finished_scores, score_progress
@@ -57,7 +59,8 @@ class Reading:
     """Settings by which a model reads questions, i.e. instructions with options.
 
     Args:
-        max_length: Maximum number of tokens of an instruction and an option together.
+        max_length: Maximum number of tokens of an instruction and an option together; None for 512, or for all
+            positions of a model that has fewer.
         truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
         cut: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``.
         chat: Whether an instruction and an option are rendered by the tokenizer's chat template.
@@ -66,7 +69,7 @@ class Reading:
         device: Device of the model; None for the GPU of the process if it has one.
     """
 
-    max_length: int
+    max_length: int | None
     truncation: Truncation
     cut: Cut
     chat: bool
@@ -99,7 +102,7 @@ def classify_tasks(
     tasks: Sequence[str] = (),
     examples: int | None = None,
     prompt: PromptForm | None = None,
-    max_length: int = 512,
+    max_length: int | None = None,
     truncation: Truncation = "instruction",
     cut: Cut = "middle",
     chat: bool | list[str] = False,
@@ -128,7 +131,8 @@ def classify_tasks(
         examples: Largest number of rows of a task, each evaluated with all its templates; null for all.
         prompt: Format in which an example becomes an instruction; by default the example's input alone, as in Cappy's
             released program.
-        max_length: Maximum number of tokens of an instruction and an option together; longer ones are truncated.
+        max_length: Maximum number of tokens of an instruction and an option together; longer ones are truncated. By
+            default 512, or all positions of a model that has fewer.
         truncation: Side of a scorer's long pair that is cut: ``instruction``, or ``longest_first`` for the longer side,
             as in Cappy's released program.
         cut: Part of a long instruction that is cut, for scorers and language models: ``middle``, ``end`` (as in the
@@ -332,7 +336,7 @@ def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
             model,
             tokenizer,
             questions,
-            longest=how.max_length,
+            longest=how.max_length or default_pair_length(model.config, virtual_tokens(model)),
             cut=how.cut,
             chat=how.chat,
             tokens_per_forward=how.budget,

@@ -64,7 +64,7 @@ def select_samples(
     samples: list[str | Path],
     output: str | Path,
     scorer: str | None = None,
-    max_length: int = 512,
+    max_length: int | None = None,
     truncation: Truncation = "instruction",
     cut: Cut = "middle",
     chat: bool = False,
@@ -88,6 +88,7 @@ def select_samples(
         scorer: Hub name or folder of a trained scorer, with its calibration if the folder has one; null compares
             only the methods that need none.
         max_length: Maximum number of tokens of an instruction and a response together; longer pairs are truncated.
+            By default 512, or all positions of a scorer that has fewer.
         truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side, as in
             Cappy's released program.
         cut: Part of a long instruction that is cut: ``middle``, ``end`` (as in the released program) or ``beginning``.

@@ -144,7 +144,7 @@ class ScorerModule(PlannedTraining):
     def cross_encoder(
         self,
         *,
-        max_length: int = 512,
+        max_length: int | None = None,
         truncation: Truncation = "instruction",
         cut: Cut = "middle",
         chat: bool = False,
@@ -152,7 +152,8 @@ class ScorerModule(PlannedTraining):
         """Return the model and its tokenizer as a ``CrossEncoder``, which scores pairs of texts without Lightning.
 
         Args:
-            max_length: Largest number of tokens of an (instruction, response) pair.
+            max_length: Largest number of tokens of an (instruction, response) pair; None for 512, or for all positions
+                of a model that has fewer.
             truncation: Which text of a longer pair is truncated.
             cut: Which tokens a long instruction loses.
             chat: Whether pairs are in the tokenizer's chat template, as those that ``ChatPrompt`` trains on.

@@ -26,7 +26,7 @@ from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, chat_frame,
 from ...datamodules.scoring.truncated_texts import CutTexts
 from ..devices import scoring_dtype
 from ..models import require_special_tokens
-from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
+from .pair_scores import default_pair_length, keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 
 
@@ -67,7 +67,7 @@ class CrossEncoder:
             ``crosstask.lightning_modules.attention`` registers it with transformers.
         tokenizer: Tokenizer of the model.
         max_length: Largest number of tokens of a pair, including special tokens; at most the model's number of
-            positions.
+            positions. None for 512, or for all positions of a model that has fewer.
         truncation: What a longer pair loses. "instruction": a part of the instruction. "longest_first": tokens of
             whichever side is longer, as in Cappy's released program.
         cut: Part of a too long instruction that is cut: "middle", "beginning" or "end" (Cappy's released program).
@@ -85,13 +85,14 @@ class CrossEncoder:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_length: int = 512,
+        max_length: int | None = None,
         truncation: Truncation = "instruction",
         cut: Cut = "middle",
         chat: bool = False,
         tokens_per_forward: int = 8192,
     ) -> None:
         require_scorer(model)
+        max_length = default_pair_length(model.config) if max_length is None else max_length
         require_pair_positions(model.config, max_length)
         if model.config.pad_token_id is None:  # decoders read their score at the last token that is no padding
             model.config.pad_token_id = tokenizer.pad_token_id
@@ -113,7 +114,7 @@ class CrossEncoder:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
-        max_length: int = 512,
+        max_length: int | None = None,
         truncation: Truncation = "instruction",
         cut: Cut = "middle",
         chat: bool = False,
@@ -125,7 +126,7 @@ class CrossEncoder:
             name: Hub name or folder of the scorer.
             device: Device to score pairs on.
             dtype: Type of the weights; None for ``scoring_dtype``: bfloat16 on CUDA, else float32.
-            max_length: Largest number of tokens of a pair.
+            max_length: Largest number of tokens of a pair; None for 512, or for all positions of a model with fewer.
             truncation: What a longer pair loses: "instruction", or "longest_first" for the longer side.
             cut: Part of a too long instruction that is cut: "middle", "beginning" or "end".
             chat: Whether a pair is rendered by the tokenizer's chat template.

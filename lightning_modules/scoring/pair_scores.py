@@ -121,15 +121,32 @@ def has_roberta_head(model: PreTrainedModel) -> bool:
     return hasattr(classifier, "dense") and hasattr(classifier, "out_proj")
 
 
+def default_pair_length(config: PreTrainedConfig, virtual: int = 0) -> int:
+    """Return 512 tokens, or the model's number of positions if it has fewer, without those of `virtual` tokens.
+
+    >>> from transformers import RobertaConfig
+    >>> default_pair_length(RobertaConfig(max_position_embeddings=130, pad_token_id=1))
+    128
+    """
+    positions = _positions(config)
+    return 512 if positions is None else min(512, positions - virtual)
+
+
 def require_pair_positions(config: PreTrainedConfig, pair_length: int) -> None:
     """Reject pairs that are longer than the encoder's number of positions.
 
     Raises:
         ValueError: Names both lengths.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and pair_length > positions - first_position(config):
+    positions = _positions(config)
+    if positions is not None and pair_length > positions:
         raise ValueError(
-            f"pairs of {pair_length} tokens exceed the {positions - first_position(config)} positions of the model "
-            f"({config.model_type}): shorten them (max_length, or the datamodule's pair_length)"
+            f"pairs of {pair_length} tokens exceed the {positions} positions of the model ({config.model_type}): "
+            "shorten them (max_length, or the datamodule's pair_length)"
         )
+
+
+def _positions(config: PreTrainedConfig) -> int | None:
+    """Return the largest number of tokens that the model reads; None if its positions have no table."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None else positions - first_position(config)

@@ -134,7 +134,6 @@ def test_a_scorer_shows_candidates_and_the_best_is_the_answer(
     checkpoint = saved_run(runs("scorer"), tmp_path / "scorer.ckpt")
     main(["export", str(checkpoint), str(tmp_path / "scorer")])
     words = ["--scorer", str(tmp_path / "scorer"), "--candidates", "4", "--temperature", "1.5"]
-    words += ["--max_length", "96"]
     shown = talk(folder, ["copy: cat"], *words)
     lines = [line for line in shown.splitlines() if line.startswith(("* ", "  "))]
     scores = [float(line[2:].split()[0]) for line in lines]

@@ -323,6 +323,14 @@ def test_pairs_longer_than_the_models_positions_are_rejected(folder: Path) -> No
         encoder(folder, max_length=64)
 
 
+def test_pairs_are_as_long_as_the_positions_of_a_small_model(folder: Path) -> None:
+    scorer = encoder(folder, max_length=None)
+    with pytest.warns(UserWarning, match="pairs"):
+        scores = scorer.score(*columns(LONG))
+    with pytest.warns(UserWarning, match="pairs"):
+        assert scores.equal(encoder(folder, max_length=63).score(*columns(LONG)))
+
+
 def test_an_encoder_without_a_trained_head_scores_nothing(toybench: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_like("roberta", toybench)
     RobertaModel(tiny("roberta", tokenizer)).save_pretrained(tmp_path)
