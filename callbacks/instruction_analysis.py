@@ -15,13 +15,14 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..datamodules.atomic_files import write_whole
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
+from ..datamodules.messages import expanded
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
+from ..lightning_modules.instructions.fixed_instructions import NoInstruction
 from .instruction_states import InstructionStates, instruction_states
 from .report.figure_style import write_figure_files
 from .report.instruction_distances import t_sne
 from .report.instruction_figures import MARKS, instruction_map, training_curves
 from .report.learned_instructions import CAPTIONS, FOLDER, NUMBERS
-from .run_folder import run_folder
 
 CURVES = {
     "losses": ("train/inner_loss", "train/outer_loss"),
@@ -49,10 +50,10 @@ class InstructionAnalysis(Callback):
       exemplar; each only if it was logged. With `every`, also the distances.
 
     Checkpoints hold the initial parameters and all curves, so that a resumed run continues them. `crosstask
-    instructions` draws them again from a checkpoint.
+    instructions` draws them again from a checkpoint. With instruction.kind none, only the curves are drawn.
 
     Args:
-        folder: Output folder; None for ``instructions`` in the run's folder.
+        folder: Output folder; None for ``instructions`` in the trainer's ``default_root_dir``, beside the checkpoints.
         categories: Number of categories on the map; those with the most tasks are shown.
         tokens: Number of nearest tokens to list for each learned embedding.
         every: Outer steps (updates of the instructions) between analyses during training, each into a folder of its
@@ -93,12 +94,12 @@ class InstructionAnalysis(Callback):
                     self._note(trainer.global_step, name, float(trainer.callback_metrics[name]))
         module, data = _instructed(trainer, pl_module)
         if self.every and module.outer_step and module.outer_step % self.every == 0:
-            folder = run_folder(trainer, FOLDER, self.folder)
+            folder = self._output(trainer)
             if trainer.is_global_zero and not isinstance(module.language_model, FSDPModule):
                 self._analyse(module, data, folder / f"step-{trainer.global_step}", trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        folder = run_folder(trainer, FOLDER, self.folder)
+        folder = self._output(trainer)
         module, data = _instructed(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -106,9 +107,16 @@ class InstructionAnalysis(Callback):
             draw_curves(self.curves, folder)
             rank_zero_info("no map of instructions: one process cannot read a model that is sharded over several")
             return
+        if isinstance(module.instruction, NoInstruction):
+            draw_curves(self.curves, folder)
+            rank_zero_info("no map of instructions: with instruction.kind none there are none")
+            return
         self._analyse(module, data, folder, trainer.global_step)
         draw_curves(self.curves, folder)
         rank_zero_info(f"map and distances of learned instructions: {folder}")
+
+    def _output(self, trainer: L.Trainer) -> Path:
+        return expanded(self.folder) if self.folder else Path(trainer.default_root_dir) / FOLDER
 
     def _analyse(
         self, module: InstructionOptimizationModule, data: InstructionOptimizationDataModule, folder: Path, step: int

@@ -49,6 +49,8 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     tasks = described.get("tasks")
     if tasks is None:
         raise ValueError(f"{checkpoint} has no learned instructions: it was written by another module or command")
+    if described["kind"] == "none":
+        raise ValueError(f"{checkpoint} was trained with instruction.kind none: it has no instructions to draw")
     data = build_data(settings)
     if not isinstance(data, InstructionOptimizationDataModule):
         raise ValueError(f"learned instructions are of InstructionOptimizationDataModule, got {type(data).__name__}")

@@ -171,6 +171,44 @@ def test_a_run_leaves_its_map_and_numbers(
         )
 
 
+def test_a_run_without_instructions_draws_its_curves_alone(
+    toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    splits, tokenizer = few_tasks(toybench, tmp_path / "splits", trained=8), str(toybench / "tokenizer")
+    data = InstructionOptimizationDataModule(
+        NaturalInstructions(str(toybench), splits),
+        tokenizer,
+        split=None,
+        rows=BilevelRows(length=160),
+        levels=Levels(inner_steps=1),
+        instances=Instances(train=10, validation=0),
+    )
+    none = InstructionSettings(kind="none")
+    sizes: dict[str, Any] = {"total_steps": 1, "row_length": 160, "inner_steps": 1}
+    module = InstructionOptimizationModule(
+        tokenizer, config=tiny_model, instruction=none, optimizer=Optimization(warmup=1), **sizes
+    )
+    saved = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, filename="{step}")
+    analysis = InstructionAnalysis()
+    analysis.curves = {"train/inner_loss": [(1, 2.0), (2, 1.0)]}
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[analysis, saved],
+    )
+    trainer.fit(module, data)
+    assert {path.stem for path in (tmp_path / "instructions").iterdir()} == {"curves-losses"}
+    settings = ["--config=instruction_optimization_toybench", f"--data.benchmark.folder={toybench}"]
+    settings += [f"--data.tokenizer={tokenizer}", f"--folder={tmp_path / 'drawn'}"]
+    with pytest.raises(ValueError, match=r"step=1.ckpt was trained with instruction.kind none: it has no instructions"):
+        main(["instructions", *settings, f"--checkpoint={tmp_path / 'step=1.ckpt'}"])
+
+
 def test_all_chosen_exemplars_are_compared_with_the_first_ones() -> None:
     """Exemplars 0 and 3 have one text; of two choices, one that changes is a half, in whichever place."""
     ids = torch.tensor([[[7, 8], [7, 9], [6, 0], [7, 8]]])

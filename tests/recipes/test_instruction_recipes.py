@@ -40,8 +40,6 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
-        if callback["class_path"] == "InstructionAnalysis":
-            callback["init_args"] = {"folder": str(tmp_path / "run/instructions")}
     shared = {"row_length": DATA["rows"]["length"], "inner_steps": INNER_STEPS}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
     recipe["model"]["init_args"] |= {"pretrained": None, "config": fields, **shared, **preset}
