@@ -183,13 +183,22 @@ def run(words: list[str], limit: float) -> dict[str, Any]:
         return {"error": f"no result within {limit:.0f} s", "seconds": round(limit)}
     seconds = round(time.monotonic() - began, 1)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    results = [json.loads(line) for line in lines if line.startswith("{")]
+    results = [result for line in lines if (result := json_object(line)) is not None]
     result: dict[str, Any] = {"seconds": seconds, "results": results}
     if not results:
         result["last_line"] = lines[-1] if lines else ""
     if done.returncode:
         result["error"] = (done.stderr or done.stdout).strip().splitlines()[-1]
     return result
+
+
+def json_object(line: str) -> dict[str, Any] | None:
+    """Return the JSON object that a line is; None for any other line, e.g. a dict as trainers print their logs."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def machine() -> dict[str, Any]:

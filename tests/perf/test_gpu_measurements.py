@@ -48,6 +48,11 @@ def test_a_recipe_trains_and_validates_at_toy_size(
     assert "| crosstask fit, opt_iml_1.3b | 2 x 1 |" in text
 
 
+def test_results_are_read_among_the_logs_of_a_peer() -> None:
+    script = "print({'loss': 1.5}); print('{not json'); print('[1]'); print('{\"benchmark\": \"training\"}')"
+    assert run(["-c", script], 60)["results"] == [{"benchmark": "training"}]
+
+
 @pytest.mark.parametrize("name", [name for name, section in SECTIONS.items() if section.command[0].endswith(".py")])
 def test_a_section_passes_only_words_that_its_script_knows(name: str) -> None:
     for words in (SECTIONS[name].command, SECTIONS[name].toy):
