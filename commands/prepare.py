@@ -12,6 +12,7 @@ Example:
 import time
 from collections.abc import Sequence
 
+from ..datamodules.messages import counted
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 
@@ -41,8 +42,8 @@ def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) 
     seconds, done = time.monotonic() - began, data.prepared
     rate = f" ({done.examples / seconds:,.0f} a second)" if done.written else ""
     print(
-        f"{done.written} tasks written, {done.reused} already in the store; "
-        f"{done.examples:,} examples in {seconds:.0f} s{rate}"
+        f"{counted(done.written, 'task')} written, {done.reused} already in the store; "
+        f"{counted(done.examples, 'example')} in {seconds:.0f} s{rate}"
     )
     if data.instances.validates:
         data.setup("validate")  # the store keeps the evaluated examples, too

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from ..datamodules.atomic_files import write_whole
-from ..datamodules.messages import expanded, some
+from ..datamodules.messages import counted, expanded, some
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
@@ -168,7 +168,8 @@ def generate_samples(
     too_long = sample_responses(model, tokenizer, mine, file, settings, generator=name, budget=budget)
     file.close()
     _print(
-        f"{path}: {len(file.done)} examples with {settings.samples} samples each, {began} of them from an earlier run; "
+        f"{path}: {counted(len(file.done), 'example')}, {counted(settings.samples, 'sample')} each, "
+        f"{began} of them from an earlier run; "
         f"the {settings.cut} of {too_long} prompts was cut; not sampled: {dict(skipped) or 'none'}"
     )
 
@@ -190,7 +191,7 @@ def import_answers(examples: SampledExamples, answers: Sequence[str], folder: Pa
     imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size, failed=failed)
     line = f"{path}: imported responses to {imported.examples} of {len(prompts)} examples; "
     line += f"{imported.fewer} of them have fewer responses than others; " if imported.fewer else ""
-    line += f"{imported.empty} responses are empty; " if imported.empty else ""
+    line += f"{counted(imported.empty, 'response is', 'responses are')} empty; " if imported.empty else ""
     line += f"failed requests: {dict(failed)}; " if failed else ""
     _print(f"{line}not sampled: {dict(skipped) or 'none'}")
 
@@ -205,7 +206,7 @@ def _print_left_out(examples: SampledExamples) -> None:
     """Print the datasets that the benchmark leaves out, with the reasons."""
     if left_out := examples.reader.left_out():
         names = some([f"{name} ({reason})" for name, reason in left_out.items()])
-        _print(f"{len(left_out)} datasets are left out: {names}")
+        _print(f"{counted(len(left_out), 'dataset is', 'datasets are')} left out: {names}")
 
 
 def _print(line: str) -> None:

@@ -19,7 +19,7 @@ from ..callbacks.report.comparison import SystemsReport
 from ..callbacks.report.published_scores import PublishedComparison, compare_with_published, published_lines
 from ..callbacks.report.systems import read_system, systems_report
 from ..datamodules.atomic_files import write_whole
-from ..datamodules.messages import expanded, some
+from ..datamodules.messages import counted, expanded, some
 from .report import write_report_files
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
@@ -71,7 +71,7 @@ def run_sweep(
         write_run(each)
     write_whole(home / "runs.txt", "".join(f"{each.folder}\n" for each in runs))
     if write_only:
-        print(f"{len(runs)} runs are written: {home / 'runs.txt'}")
+        print(f"{counted(len(runs), 'run')} in {home / 'runs.txt'}")
         return
     failures = _run_all(runs)
     _report(declared, runs, home)

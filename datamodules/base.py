@@ -293,14 +293,14 @@ class BenchmarkDataModule(ResumableStream):
             return [*self.benchmark.split.lines(), *unread]
         _, shared = self._split_names
         sources = some([f"{name} ({why})" for name, why in shared.items()])
-        lines = (
-            [f"{len(shared)} tasks do not train, since evaluated tasks share their sources: {sources}"]
-            if shared
-            else []
-        )
+        number = counted(len(shared), "task does", "tasks do")
+        lines = [f"{number} not train, since evaluated tasks share its sources: {sources}"] if shared else []
         left_out = self.benchmark.left_out()
         names_of = {reason: [name for name in left_out if left_out[name] == reason] for reason in left_out.values()}
-        lines += [f"{len(names)} datasets are left out, {reason}: {some(names)}" for reason, names in names_of.items()]
+        lines += [
+            f"{counted(len(names), 'dataset is', 'datasets are')} left out, {reason}: {some(names)}"
+            for reason, names in names_of.items()
+        ]
         return [*lines, *unread]
 
     def _planned(self) -> TrainingPlan:
@@ -323,7 +323,7 @@ class BenchmarkDataModule(ResumableStream):
                 "one of them (--trainer.max_steps -1 takes back that of a recipe)"
             )
         self.trainer.fit_loop.epoch_loop.max_steps = steps
-        rank_zero_info(f"{self.epochs:g} epochs are {steps} optimizer steps")
+        rank_zero_info(f"epochs = {self.epochs:g}: {counted(steps, 'optimizer step')}")
 
     def _epoch_steps(self) -> int:
         """Return the optimizer steps of `epochs`, or of one epoch; a part of a step counts as one."""

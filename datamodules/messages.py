@@ -40,13 +40,18 @@ def some(items: Sequence[str], total: int | None = None) -> str:
     return (", ".join(items[:N_NAMED]) or "nothing") + more
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which is in the plural unless the number is 1.
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, and with the verb if `one` and `many` have one.
 
-    >>> counted(1, "task"), counted(1200, "task")
-    ('1 task', '1,200 tasks')
+    Args:
+        number: How many there are.
+        one: Words after the number 1.
+        many: Words after any other number; by default `one` with an s.
+
+    >>> counted(1, "task"), counted(1200, "task"), counted(1, "task trains", "tasks train")
+    ('1 task', '1,200 tasks', '1 task trains')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def short_number(number: float) -> str:

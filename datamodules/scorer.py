@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark
 from .evaluation.evaluation_set import read_evaluation
+from .messages import counted
 from .mixture.proportions import MixtureRules
 from .packing.document_groups import Groups
 from .packing.row_settings import require_epochs
@@ -137,7 +138,9 @@ class ScorerDataModule(StoredDataModule):
                 f"responses, which are compared in parts; rows.length = {groups.longest} keeps all together"
             )
         if groups.left_out:
-            rank_zero_info(f"{groups.left_out} pairs have no other response of another label to be compared with")
+            rank_zero_info(
+                f"{counted(groups.left_out, 'pair has', 'pairs have')} no response of another label to be compared with"
+            )
         return groups
 
     def _read_stage(self, stage: Stage) -> ResponseStage:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..datamodules.messages import counted
+
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 
@@ -79,8 +81,8 @@ class Optimization:
         steps = math.ceil(self.warmup * total) if isinstance(self.warmup, float) else self.warmup
         if steps > total:
             raise ValueError(
-                f"optimizer.warmup = {steps} steps exceeds the {total} steps of the training: shorten it, or set a "
-                "share of the training, such as 0.1"
+                f"optimizer.warmup = {steps} exceeds the {counted(total, 'step')} of the training: shorten it, or "
+                "set a share of the training, such as 0.1"
             )
         return steps
 

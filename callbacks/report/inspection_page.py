@@ -7,6 +7,7 @@ from markupsafe import Markup
 from ...datamodules.inspection.lengths import LengthHistogram
 from ...datamodules.inspection.run_inspection import Inspection, ShownRow
 from ...datamodules.inspection.shown_documents import ShownDocument
+from ...datamodules.messages import counted
 from .inspection_figures import length_bars, row_strips
 from .page import environment
 from .page_figures import ReportFigure
@@ -63,8 +64,8 @@ def row_sentence(row: ShownRow) -> str:
     tokens, targets = sum(each.tokens for each in documents), sum(each.targets for each in documents)
     trained = f", {targets:,} of them trained" if targets else ""
     return (
-        f"{row.row.columns:,} columns: {len(documents)} documents of {tokens:,} tokens{trained}; "
-        f"{row.row.padding:,} columns of padding"
+        f"{row.row.columns:,} columns: {counted(len(documents), 'document')} of {counted(tokens, 'token')}{trained}; "
+        f"{counted(row.row.padding, 'column')} of padding"
     )
 
 

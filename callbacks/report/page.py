@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ...datamodules.messages import counted
 from ...datamodules.schema import LEVELS
 from ...datamodules.visible_text import visible
 from ...lightning_modules.evaluation.aggregation import grouped
@@ -32,7 +33,7 @@ from .page_tables import (
 )
 from .published_scores import PublishedComparison
 from .score_limits import limits_text
-from .text import cell_name, level_name, metric_name, overall_means, plural, shared_instances_text, unscored_text
+from .text import cell_name, level_name, metric_name, overall_means, shared_instances_text, unscored_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_TEXT = 4000  # characters of a prompt or a prediction on the page; the middle of a longer one is left out
@@ -136,7 +137,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "plural": plural,
+        "counted": counted,
         "level_name": level_name,
         "metric_name": metric_name,
         "middle_left_out": middle_left_out,
@@ -158,7 +159,7 @@ def middle_left_out(text: str) -> str:
 
 def _evaluated(report: SystemsReport) -> str:
     counts = [
-        ", ".join(plural(*count) for count in ((g.tasks, "task"), (g.instances, "instance"), (g.shots, "shot")))
+        ", ".join(counted(*count) for count in ((g.tasks, "task"), (g.instances, "instance"), (g.shots, "shot")))
         for g in report.systems[0].report.overall
     ]
     return "; ".join(counts) or "nothing was scored"

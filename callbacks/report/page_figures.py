@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...datamodules.messages import counted
 from ...datamodules.schema import LEVELS, Level
 from ...lightning_modules.evaluation.aggregation import Cell, grouped
 from ...lightning_modules.evaluation.significance import Estimate
@@ -13,7 +14,7 @@ from .coverage_text import incomplete_note
 from .figure_style import MOST_SYSTEMS, svg_element, system_color, write_figure_files
 from .score_figures import Panel, ScoreRow, difference_intervals, score_bars, shot_curves
 from .scores import Group
-from .text import cell_name, level_name, overall_means, plural
+from .text import cell_name, level_name, overall_means
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,13 +115,13 @@ def _level_figure(report: SystemsReport, level: Level) -> ReportFigure | None:
 
 
 def _with_shots(name: str, shots: int, several: bool) -> str:
-    return f"{name}, {plural(shots, 'shot')}" if several else name
+    return f"{name}, {counted(shots, 'shot')}" if several else name
 
 
 def _column_note(report: SystemsReport, cell: Cell, parts: Mapping[Cell, int]) -> str:
     """The number of a column's tasks, and a note on missing ones."""
     lacks = [incomplete_note(system.report.coverage, cell).removeprefix(" — incomplete: ") for system in report.systems]
-    return "; ".join([plural(parts[cell], "task"), *dict.fromkeys(filter(None, lacks))])
+    return "; ".join([counted(parts[cell], "task"), *dict.fromkeys(filter(None, lacks))])
 
 
 def shot_counts(report: SystemsReport) -> list[int]:
@@ -174,7 +175,7 @@ def _task_figure(report: SystemsReport, level: str) -> ReportFigure | None:
         ScoreRow(_with_shots(*key, several), "", [group.estimates["score"] if group else None for group in groups[key]])
         for key in _by_mean_of_task(groups)
     ]
-    title = f"{level_name(level).capitalize()}: {plural(len({name for name, _ in groups}), 'task')}"
+    title = f"{level_name(level).capitalize()}: {counted(len({name for name, _ in groups}), 'task')}"
     caption = "Scores by the metric of each task."
     return ReportFigure(f"tasks-{level}", title, caption, score_bars(rows, _names(report)))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...datamodules.evaluation.coverage import Coverage
+from ...datamodules.messages import counted
 from ...lightning_modules.evaluation.significance import Estimate
 from .comparison import Comparison, SystemsReport
 from .coverage_text import COLUMN_HEADER, TASK_HEADER, coverage_rows, task_rows
@@ -10,7 +11,7 @@ from .page_figures import cells_of_kind, estimates_in, estimates_of
 from .published_scores import HEADER, PublishedComparison, column_name, percentage, signed
 from .score_limits import limits_of
 from .scores import Group
-from .text import cell_name, interval_text, level_name, metric_name, overall_means, plural
+from .text import cell_name, interval_text, level_name, metric_name, overall_means
 
 TableCell = str | Estimate | None
 
@@ -43,7 +44,7 @@ def summary_table(report: SystemsReport) -> PageTable:
     shots = sorted({count for of_system in pooled for count in of_system})
     for metric, name in (("rouge_l", "ROUGE-L"), ("exact_match", "Exact match")):
         for count in shots:
-            label = f"{name}, all instances" + (f", {plural(count, 'shot')}" if len(shots) > 1 else "")
+            label = f"{name}, all instances" + (f", {counted(count, 'shot')}" if len(shots) > 1 else "")
             rows.append([label, *(of_system.get(count, {}).get(metric) for of_system in pooled)])
     return PageTable("Summary", ["", *(_with_runs(system.name, system.runs) for system in report.systems)], rows)
 
@@ -91,7 +92,7 @@ def columns_table(report: SystemsReport, level: str) -> PageTable:
     cells = cells_of_kind(report, "column", level)
     several = len({cell.shots for cell in cells}) > 1
     rows: list[list[TableCell]] = [
-        [cell.name + (f", {plural(cell.shots or 0, 'shot')}" if several else ""), *estimates_in(report, cell)]
+        [cell.name + (f", {counted(cell.shots or 0, 'shot')}" if several else ""), *estimates_in(report, cell)]
         for cell in cells
     ]
     return PageTable(level_name(level), [report.by, *(system.name for system in report.systems)], rows)
@@ -169,5 +170,5 @@ def level_means_text(report: SystemsReport, level: str) -> str:
     for cell in cells_of_kind(report, "level", level):
         estimates = [estimates_of(system).get(cell) for system in report.systems]
         scores = " / ".join("–" if estimate is None else f"{100 * estimate.mean:.1f}" for estimate in estimates)
-        texts.append(f"{scores} ({plural(cell.shots or 0, 'shot')})")
+        texts.append(f"{scores} ({counted(cell.shots or 0, 'shot')})")
     return "mean " + ", ".join(texts) if texts else ""

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from ...datamodules.evaluation.coverage import Coverage
+from ...datamodules.messages import counted
 from ...datamodules.schema import LEVELS
 from ...datamodules.visible_text import escape_markdown, terminal_text
 from ...lightning_modules.evaluation.aggregation import Cell
@@ -50,15 +51,6 @@ def metric_name(metric: str) -> str:
     return "ROUGE-L" if metric == "rouge_l" else metric.replace("_", " ")
 
 
-def plural(count: int, name: str) -> str:
-    """Return a count with its noun.
-
-    >>> plural(1, "shot"), plural(1500, "task")
-    ('1 shot', '1,500 tasks')
-    """
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
-
-
 def cell_name(cell: Cell) -> str:
     """Return the name of a score in tables, from its key.
 
@@ -72,7 +64,7 @@ def cell_name(cell: Cell) -> str:
         "column": f"{cell.name} ({level_name(cell.level or '')})",
         "task": cell.name,
     }[cell.kind]
-    return name if cell.shots is None else f"{name}, {plural(cell.shots, 'shot')}"
+    return name if cell.shots is None else f"{name}, {counted(cell.shots, 'shot')}"
 
 
 def unscored_text(report: ScoreReport) -> str | None:
@@ -90,7 +82,7 @@ def overall_means(report: ScoreReport) -> list[Mean]:
 
 
 def _row(group: Group, several_shots: bool) -> list[str]:
-    name = level_name(group.name) + (f", {plural(group.shots, 'shot')}" if several_shots else "")
+    name = level_name(group.name) + (f", {counted(group.shots, 'shot')}" if several_shots else "")
     return [name, str(group.tasks), str(group.instances), *(_pooled(group, metric) for metric in POOLED)]
 
 
@@ -118,7 +110,7 @@ def render_terminal(report: ScoreReport, title: str) -> Table:
     for group in _overall(report):
         table.add_row(*map(terminal_text, _row(group, several)))
     lines = [
-        f"{cell_name(mean.cell)}: {percent(mean.estimate)} over {plural(mean.parts, 'column')}"
+        f"{cell_name(mean.cell)}: {percent(mean.estimate)} over {counted(mean.parts, 'column')}"
         f"{incomplete_note(report.coverage, mean.cell)}"
         for mean in overall_means(report)
     ]

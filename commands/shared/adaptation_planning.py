@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...datamodules.messages import some
+from ...datamodules.messages import counted, some
 from ...datamodules.visible_text import terminal_text
 from ...lightning_modules.adaptation.adaptation_plan import (
     TRIAL_EXAMPLES,
@@ -90,13 +90,14 @@ def _lines(plan: AdaptationPlan, scorers: ScorerRecords, finished: int, failed: 
     disk = ", ".join(f"{kind} {size:.1f}" for kind, size in plan.disk.items())
     place = next(path for path in (scorers.folder.absolute(), *scorers.folder.absolute().parents) if path.is_dir())
     lines = [
-        f"{len(plan.loads)} tasks to adapt, {finished} are finished; {trained:,} training instances, {responses:,} "
-        f"responses to choose among, {len(plan.trials)} scorers of each task",
+        f"{counted(len(plan.loads), 'task')} to adapt, {finished} finished; {trained:,} training instances, "
+        f"{responses:,} responses to choose among, {len(plan.trials)} scorers of each task",
         f"hours by the number of devices like this one (processes of torchrun, srun or a job array): {hours}",
         f"MiB of disk: {disk}; {_free(place):,.0f} are free at {place}",
     ]
     if failed:
-        lines.append(f"{len(failed)} tasks cannot be adapted: {some(list(failed))}; {next(iter(failed.values()))}")
+        number = counted(len(failed), "task")
+        lines.append(f"{number} cannot be adapted: {some(list(failed))}; {next(iter(failed.values()))}")
     return lines
 
 

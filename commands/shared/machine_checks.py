@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
+from ...datamodules.messages import counted
 from .config_names import VARIABLE, configs_folder
 from .errors import PACKAGE, sentence
 
@@ -235,7 +236,7 @@ def check_slurm(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("ok", "SLURM", "sbatch is there; configs/slurm holds scripts of jobs")
         return
     tasks, nodes = environment.get("SLURM_NTASKS", "1"), environment.get("SLURM_JOB_NUM_NODES", "1")
-    text = f"job {environment['SLURM_JOB_ID']}: {tasks} tasks on {nodes} nodes"
+    text = f"job {environment['SLURM_JOB_ID']}: {counted(int(tasks), 'task')} on {counted(int(nodes), 'node')}"
     if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         yield Finding("ok", "SLURM", f"{text}, interactive: Lightning starts its processes by itself")
     elif tasks != "1" and "SLURM_PROCID" not in environment:

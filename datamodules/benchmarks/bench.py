@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
-from ..messages import MissingFiles, expanded, nearest, some
+from ..messages import MissingFiles, counted, expanded, nearest, some
 from ..rendering.pretraining_objectives import TextObjective
 from ..schema import Example, Task
 from . import Benchmark, Split
@@ -135,7 +135,8 @@ class Bench(Benchmark):
     def _own_categories(self) -> list[str]:
         """A line that counts tasks for which neither a taxonomy nor their collection has a category."""
         names = [name for name, task in self._tasks.items() if name == f"{task.benchmark}/{task.category}"]
-        return [f"{len(names)} tasks are categories of their own: {some(names)}"] if names else []
+        number = counted(len(names), "task is a category of its own", "tasks are categories of their own")
+        return [f"{number}: {some(names)}"] if names else []
 
     def _of_held_out_category(self, split: TaskSplit) -> TaskSplit:
         """Return the split without the evaluation tasks of other categories."""

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from ..data_files import format_of
 from ..folder_files import files_in
-from ..messages import expanded, nearest, some
+from ..messages import counted, expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
@@ -162,7 +162,8 @@ class P3(Benchmark):
                 templates[dataset].append(template._replace(label=label))
         if unmatched:
             raise ValueError(
-                f"{self.source}: {len(unmatched)} templates begin with no known dataset's name: {some(unmatched)}; "
+                f"{self.source}: {counted(len(unmatched), 'template begins', 'templates begin')} with no known "
+                f"dataset's name: {some(unmatched)}; "
                 f"list their datasets in `datasets`, or the templates in `without`"
             )
         if unused:

@@ -147,8 +147,9 @@ def _shot_lines(preparation: FewShotPreparation, stage: str, shots: Sequence[int
     for wanted in filter(None, shots):
         counts = {number: count for (k, number), count in sorted(preparation.counts_by_shots.items()) if k == wanted}
         text = ", ".join(f"{count} have {number}" for number, count in counts.items())
-        lines.append(f"demonstrations of {stage} prompts at {wanted} shots: {text}")
+        lines.append(f"demonstrations of {stage} prompts at {counted(wanted, 'shot')}: {text}")
     if left_out := sum(preparation.repeated.values()):
         tasks = some([task for task, count in preparation.repeated.items() if count])
-        lines.append(f"{left_out} examples are no demonstrations, {EVALUATED}, of {tasks}")
+        number = counted(left_out, "example is no demonstration", "examples are no demonstrations")
+        lines.append(f"{number}, {EVALUATED}, of {tasks}")
     return lines

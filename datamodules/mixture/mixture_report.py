@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import some
+from ..messages import counted, some
 from .proportions import MixtureRules, TaskSize, absent_benchmarks
 
 COLUMNS = ("examples", "rate", "draws", "epochs", "tokens")
@@ -153,7 +153,7 @@ def _warnings(lines: Sequence[MixtureLine], draws: float) -> list[str]:
             f"hardly ever: {some(never)}; train longer, lower the cap, or leave them out"
         )
     if often := sorted((line for line in lines if line.epochs > MANY_EPOCHS), key=lambda line: -line.epochs):
-        named = [f"{line.name} ({line.epochs:,.0f} times over {line.examples:,} examples)" for line in often]
+        named = [f"{line.name} ({line.epochs:,.0f} times over {counted(line.examples, 'example')})" for line in often]
         warnings.append(
             f"{len(often)} of {len(lines)} tasks are drawn more than {MANY_EPOCHS} times over: {some(named)}; give "
             "their benchmark a smaller share (mixture.proportions, mixture.extra), raise mixture.cap, or train fewer "

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..data_files import decoded, parse_json, read_json
 from ..file_digests import file_digest
-from ..messages import expanded
+from ..messages import counted, expanded
 from ..record_fields import number_field, text_field, whole_field
 
 
@@ -252,13 +252,14 @@ class ModelSamples:
         """Reject samples of tasks that are not among the names `known`, with a ValueError."""
         if unknown := sorted(set(self._runs) - set(known)):
             raise ValueError(
-                f"{', '.join(self.files)}: samples of {len(unknown)} tasks that no split lists, e.g. {unknown[0]!r}"
+                f"{', '.join(self.files)}: samples of {counted(len(unknown), 'task')} that no split lists, "
+                f"e.g. {unknown[0]!r}"
             )
 
     def require_examples(self, task: str, known: Collection[str]) -> None:
         """Reject samples of examples of a task whose ids are not among `known`, with a ValueError."""
         if unknown := sorted(set(self.of(task)) - set(known)):
             raise ValueError(
-                f"{', '.join(self.files)}: samples of {len(unknown)} examples that {task} does not have, "
+                f"{', '.join(self.files)}: samples of {counted(len(unknown), 'example')} that {task} does not have, "
                 f"e.g. {unknown[0]!r}"
             )

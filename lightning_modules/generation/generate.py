@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.evaluation.batch_loaders import pad_prompts
+from ...datamodules.messages import counted
 from ...datamodules.packing.budget_batches import budget_batches
 from .compiled_decoding import CompiledPrompts, compiles, fixed_shape
 from .continuous_batching import RunningPrompts
@@ -76,7 +77,8 @@ def generate(
     if len(seeds) != len(sources):
         raise ValueError(f"every prompt needs a seed, got {len(seeds)} for {len(sources)} prompts")
     if empty := [place for place, source in enumerate(sources) if not len(source)]:
-        raise ValueError(f"{len(empty)} prompts have no token to continue, e.g. prompt {empty[0]}: give it a bos token")
+        number = counted(len(empty), "prompt has", "prompts have")
+        raise ValueError(f"{number} no token to continue, e.g. prompt {empty[0]}: give it a bos token")
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     limits |= {"stop": (*stop, *shared_stop(decodings)), "ends": all_ends(model, tokenizer, ends)}
     if all(decoding.beams == 1 for decoding in decodings) and can_replace(model):

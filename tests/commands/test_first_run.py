@@ -117,7 +117,7 @@ def test_two_runs_cannot_write_checkpoints_into_one_folder(words: list[str]) -> 
     ("rejected", "reason"),
     [
         ("--data.rows.length=512", "exceeds the 256 positions"),
-        ("--model.optimizer.warmup=9", "exceeds the 1 steps"),
+        ("--model.optimizer.warmup=9", "exceeds the 1 step of"),
         ("--trainer.accumulate_grad_batches=3", "multiple of 3"),
         ("--without=Throughputs", "nearest: Throughput"),
         ("--data.epochs=2", "give one of them"),

@@ -114,7 +114,7 @@ def test_missing_and_empty_answers_are_counted_and_damaged_ones_rejected(
 
     line = "imported responses to 6 of 6 examples; 1 of them have fewer responses than others; "
     assert line + "not sampled" in imported("missing", {"message": {"content": "a"}})
-    assert line + "1 responses are empty; not sampled" in imported("refused", {"message": {"content": None}})
+    assert line + "1 response is empty; not sampled" in imported("refused", {"message": {"content": None}})
     for name, logprob in (("low", -1e30), ("text", "x")):
         choice = {"message": {"content": "a"}, "logprobs": {"content": [{"logprob": logprob}]}}
         expected = rf"{name}\.jsonl:1: expected response\.body\.choices .*remove it to import"

@@ -219,7 +219,7 @@ def test_training_tasks_of_an_evaluated_source_are_excluded(source: str, tmp_pat
     assert data.task_names()["train"] == ["own"]
     assert (
         data.split_lines()[0]
-        == "1 tasks do not train, since evaluated tasks share their sources: kin (squad_v2 of held)"
+        == "1 task does not train, since evaluated tasks share its sources: kin (squad_v2 of held)"
     )
     (tmp_path / "train/own.json").write_text(json.dumps({"category": "QA", "sources": [source]}))
     with pytest.raises(ValueError, match="all 2 training tasks were made from data of evaluated tasks: kin"):

@@ -97,7 +97,7 @@ def test_two_commands_lead_from_upstream_files_to_a_pretrained_scorer(
     main(["samples", "--config", "papers/cappy_pretraining_samples", *samples, "--examples.train_examples", "8"])
     printed = " ".join(capsys.readouterr().out.split())
     assert "has options (option_examples is false)" in printed
-    assert "1 datasets are left out: xsum (no rows in" in printed
+    assert "1 dataset is left out: xsum (no rows in" in printed
     [path] = (tmp_path / "samples").glob("*.jsonl")
     sampled = list(map(json.loads, path.read_text().splitlines()))
     assert {line["task"] for line in sampled} == tasks

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ...messages import some
+from ...messages import counted, some
 from ...schema import Task
 from ..benchmark import Split
 from .dataset_identities import source_key
@@ -75,14 +75,14 @@ class CollectionSplits:
         same_name = [task.name for task in undecided if task.dataset in self.rules.held_out_datasets]
         if same_name:
             remarks.append(
-                f"{len(same_name)} tasks train whose names are those of held-out datasets: {some(same_name)}; if they "
+                f"{counted(len(same_name), 'training task')} named like held-out datasets: {some(same_name)}; if they "
                 "have their data, state it as `sources` in their metadata, or list their collection under `collections`"
             )
         within = [task.name for task in undecided if task.category in self.rules.held_out_categories]
         if within:
             remarks.append(
-                f"{len(within)} tasks train in held-out categories, whose evaluated tasks count as partially "
-                f"supervised: {some(within)}"
+                f"{counted(len(within), 'task trains', 'tasks train')} in held-out categories, whose evaluated tasks "
+                f"count as partially supervised: {some(within)}"
             )
         return remarks
 

@@ -7,7 +7,7 @@ state an intention; ``TaskSplit.remarks`` reports where the two differ.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from ...messages import some
+from ...messages import counted, some
 from ...schema import Task
 from ..benchmark import Split
 from .collection_splits import CollectionSplits
@@ -41,13 +41,18 @@ class TaskSplit(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return a printable summary: numbers of tasks, exclusions by reason, missing entries, remarks."""
-        lines = [f"{len(self.train)} tasks train, {len(self.validation)} validate, {len(self.test)} are tested"]
+        lines = [
+            f"{counted(len(self.train), 'task trains', 'tasks train')}, "
+            f"{counted(len(self.validation), 'validates', 'validate')}, "
+            f"{counted(len(self.test), 'is tested', 'are tested')}"
+        ]
         reasons = sorted({reason.split(":")[0] for reason in self.excluded.values()})
         for reason in reasons:
             names = sorted(name for name, why in self.excluded.items() if why.split(":")[0] == reason)
-            lines.append(f"{len(names)} tasks do not train, {reason}: {some(names)}")
+            lines.append(f"{counted(len(names), 'task does', 'tasks do')} not train, {reason}: {some(names)}")
         if self.missing:
-            lines.append(f"{len(self.missing)} entries of the rules match no available task: {', '.join(self.missing)}")
+            number = counted(len(self.missing), "entry of the rules matches", "entries of the rules match")
+            lines.append(f"{number} no available task: {', '.join(self.missing)}")
         return lines + self.remarks
 
 
@@ -66,10 +71,12 @@ def apply_decisions(split: TaskSplit, decisions: Decisions) -> TaskSplit:
     remarks = list(split.remarks)
     if unevaluated:
         remarks.append(
-            f"{len(unevaluated)} tasks are not evaluated because they share text with training: {some(unevaluated)}"
+            f"{counted(len(unevaluated), 'task is', 'tasks are')} not evaluated, sharing text with training: "
+            + some(unevaluated)
         )
     if decisions.undecided:
-        remarks.append(f"{decisions.undecided} pairs of tasks share text above the threshold and are undecided")
+        pairs = counted(decisions.undecided, "pair of tasks shares", "pairs of tasks share")
+        remarks.append(f"{pairs} text above the threshold, without a decision")
     return split._replace(
         train=[name for name in split.train if name not in decisions.drop_train],
         validation=[name for name in split.validation if name not in decisions.drop_evaluation],
@@ -124,11 +131,12 @@ def split_tasks(
     if len(missing) == entries > MOST_NAMED:  # shipped rules in a bench without their collections
         missing, remarks = [], [f"none of the {entries} entries of the rules matches a task", *remarks]
     if also:
-        remarks.append(f"{len(also)} tasks train although their datasets are evaluated: {some(also)}")
-    if alone := _untrained(tasks, groups, set(names), only):
         remarks.append(
-            f"{len(alone)} tasks should be fully supervised, but their collections only evaluate: {some(alone)}"
+            f"{counted(len(also), 'task trains', 'tasks train')} on a dataset that is evaluated: {some(also)}"
         )
+    if alone := _untrained(tasks, groups, set(names), only):
+        number = counted(len(alone), "task")
+        remarks.append(f"{number} should be fully supervised in a collection that only evaluates: {some(alone)}")
     excluded = {name: why for name, why in excluded.items() if name not in evaluated}
     return TaskSplit(names, validation, test, excluded, missing, remarks)
 

@@ -65,7 +65,7 @@ def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
     assert split.validation == ["flan/rte"]
     assert split.test == ["flan/boolq", "t5/squad"]
     assert split.excluded == {"t5/mnli": "its category is held out"}
-    assert "1 tasks do not train, its category is held out: t5/mnli" in split.lines()
+    assert "1 task does not train, its category is held out: t5/mnli" in split.lines()
 
 
 def test_a_listed_task_that_is_missing_is_reported() -> None:
@@ -109,9 +109,7 @@ def test_tasks_of_one_source_do_not_straddle() -> None:
         split_tasks(sourced, supervised)
     also = replace(held_out, also_train=("new/*",))
     assert "new/boolq_again" in split_tasks(sourced, also).train
-    assert split_tasks(sourced, also).remarks == [
-        "1 tasks train although their datasets are evaluated: new/boolq_again"
-    ]
+    assert split_tasks(sourced, also).remarks == ["1 task trains on a dataset that is evaluated: new/boolq_again"]
 
 
 def test_a_held_out_dataset_trains_nowhere_even_without_its_evaluation_task() -> None:
@@ -234,9 +232,9 @@ def test_a_collection_that_the_rules_do_not_name_keeps_its_own_splits(rules: str
 
 def test_a_task_that_looks_like_an_evaluated_one_is_reported() -> None:
     remarks = Bench({"mine": Own(**MINE)}).split.remarks
-    assert "1 tasks train whose names are those of held-out datasets: mine/boolq_quiz" in remarks[2]
+    assert "1 training task named like held-out datasets: mine/boolq_quiz" in remarks[2]
     assert remarks[3] == (
-        "1 tasks train in held-out categories, whose evaluated tasks count as partially supervised: mine/nli"
+        "1 task trains in held-out categories, whose evaluated tasks count as partially supervised: mine/nli"
     )
     assert remarks[0] == "none of the 61 entries of the rules matches a task"
 
@@ -259,7 +257,7 @@ def test_rules_name_single_tasks_of_a_collection_with_its_own_splits(tmp_path: P
     assert own_part(bench) == {
         "train": ["sounds", "boolq_quiz", "nli", "secret"], "validation": [], "test": ["rhymes", "sounds", "secret"]
     }  # fmt: skip
-    assert "1 entries of the rules match no available task: */*ound* (partially_supervised)" in bench.split.lines()
+    assert "1 entry of the rules matches no available task: */*ound* (partially_supervised)" in bench.split.lines()
 
 
 def test_one_held_out_category_is_evaluated_alone(toybench: Path) -> None:
@@ -313,7 +311,7 @@ def test_categories_are_the_taxonomys_where_it_knows_them() -> None:
     assert [bench.task(f"flan/{name}").category for name in ("rte", "mine")] == ["Textual Entailment", "My Own"]
     own = Bench({"flan": Listed({"none": ""})})
     assert own.task("flan/none").category == "none"
-    assert own.split.remarks == ["1 tasks are categories of their own: flan/none"]
+    assert own.split.remarks == ["1 task is a category of its own: flan/none"]
 
 
 def test_a_task_that_a_collection_lists_twice_is_rejected() -> None:
@@ -388,5 +386,5 @@ def test_a_task_is_cut_to_a_random_part(bench: Bench, make_datamodule) -> None: 
 def test_a_split_prints_what_there_is_to_know(bench: Bench) -> None:
     split: TaskSplit = bench.split
     text = "\n".join(split.lines())
-    assert "3 tasks train, 0 validate, 1 are tested" in text
-    assert "1 tasks do not train, its category is held out: one/b" in text
+    assert "3 tasks train, 0 validate, 1 is tested" in text
+    assert "1 task does not train, its category is held out: one/b" in text

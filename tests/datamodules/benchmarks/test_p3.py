@@ -108,7 +108,7 @@ def test_wrong_names_are_answered(folder: Path) -> None:
         P3(str(folder), prompts="each")  # type: ignore[arg-type]
     write(folder, "new_set_a", prompt("a", "b"))
     with pytest.raises(
-        ValueError, match="1 templates begin with no known dataset's name: new_set_a; list their datasets"
+        ValueError, match="1 template begins with no known dataset's name: new_set_a; list their datasets"
     ):
         P3(str(folder)).task_names("train")
     assert P3(str(folder), datasets=["new_set", "wiki_qa", "wiki_hop"]).task_names("train")[0] == "new_set"

@@ -124,9 +124,9 @@ def test_a_dataset_without_a_template_of_the_original_task_is_left_out_and_repor
     bench = Bench({"promptsource": PromptSource(str(folder / "templates")), "t5": T5("", {"wmt14_ende_v003": "x.tsv"})})
     assert bench.task_names("train") == ["t5/wmt14_ende_v003"]  # and rte is held out
     assert bench.split.excluded["promptsource/trec"] == "no template of the original task"
-    assert "1 tasks do not train, no template of the original task: promptsource/trec" in bench.split.lines()
+    assert "1 task does not train, no template of the original task: promptsource/trec" in bench.split.lines()
     alone = InstructionTuningDataModule(PromptSource(str(folder / "templates")), tokenizer="none")
-    assert alone.split_lines() == ["1 datasets are left out, no template of the original task: trec"]
+    assert alone.split_lines() == ["1 dataset is left out, no template of the original task: trec"]
     every = PromptSource(str(folder / "templates"), original_task=False)
     assert (every.task_names("train"), every.left_out()) == (["super_glue_rte", "trec"], {})
     named = PromptSource(str(folder / "templates"), {"trec": RowSource("x.jsonl")})

@@ -31,9 +31,9 @@ def test_a_malformed_sample_is_named_by_file_and_line(tmp_path: Path, line: obje
 
 def test_samples_of_unknown_tasks_and_examples_are_rejected(tmp_path: Path) -> None:
     samples = ModelSamples([written(tmp_path, {"task": "t", "id": "1", "response": "a"})])
-    with pytest.raises(ValueError, match=r"samples of 1 tasks that no split lists, e.g. 't'"):
+    with pytest.raises(ValueError, match=r"samples of 1 task that no split lists, e.g. 't'"):
         samples.require_tasks(["u"])
-    with pytest.raises(ValueError, match=r"samples of 1 examples that t does not have, e.g. '1'"):
+    with pytest.raises(ValueError, match=r"samples of 1 example that t does not have, e.g. '1'"):
         samples.require_examples("t", ["0"])
     with pytest.raises(ValueError, match=r"no file or folder .*absent.jsonl"):
         ModelSamples([str(tmp_path / "absent.jsonl")]).of("t")

@@ -226,7 +226,7 @@ def test_a_decoding_that_means_nothing_is_rejected(fields: dict[str, Any], messa
 
 def test_bad_prompts_and_stops_are_rejected(tokenizer: Any, sources: list[list[int]]) -> None:
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **CAUSAL["llama"]))
-    with pytest.raises(ValueError, match="1 prompts have no token to continue"):
+    with pytest.raises(ValueError, match="1 prompt has no token to continue"):
         answers(model, tokenizer, [sources[0], []], [GREEDY])
     with pytest.raises(ValueError, match="every prompt needs a seed, got 1 for 4"):
         answers(model, tokenizer, sources, [GREEDY], seeds=[1])
