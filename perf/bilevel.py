@@ -16,7 +16,7 @@ its cost (hypergradient_error.py). Betty cannot be installed by a pip newer than
 """
 
 import argparse
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import print_result
+from common import ALLOCATOR, print_result, resident
 from hypergradient_error import print_errors
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
@@ -271,11 +271,9 @@ def measure_times(inner_steps: int, rounds: int, device: str) -> dict[str, dict[
 
 def peak(variant: str) -> float:
     """Return the peak memory in MiB above that before the model was built, over four cycles of four inner steps."""
-    torch.zeros(1)
+    torch.nn.Linear(64, 64)(torch.ones(64, 64)).sum().backward()  # loads the kernels
+    before = resident("VmRSS")
     bench = Bench("eager" if variant in EXACT + BETTY else "sdpa")
-    for batch in [*bench.inner, *bench.fresh]:  # touches all rows first, since allocators keep freed memory
-        batch.rows.input_ids.sum()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if variant in BETTY:
         repeated(betty_engine(bench, variant.split()[1], 4).train_step, 16)
     else:
@@ -283,7 +281,7 @@ def peak(variant: str) -> float:
             repeated(partial(bench.theta_step, keep=variant == "sama"), 4)
             if variant != "plain":
                 bench.phi_step(variant)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
 
 
 def measure_memory() -> None:
@@ -291,7 +289,8 @@ def measure_memory() -> None:
     mib = {}
     for variant in variants:
         command = [sys.executable, __file__, "--peak", variant]
-        mib[variant] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ALLOCATOR)
+        mib[variant] = float(run.stdout.split()[-1])
     size = sum(parameter.numel() for parameter in Bench("sdpa").theta) * 4 / 2**20
     print(f"theta: {size:.0f} MiB; training adds its gradients and Adam's moments")
     for variant, value in mib.items():
@@ -304,7 +303,7 @@ def measure_memory() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inner_steps", type=int, default=20, help="K")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0 measures no times")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--device", default="cpu", help="a GPU is not compared with Betty")
     parser.add_argument("--error", action="store_true")
@@ -318,6 +317,8 @@ def main() -> None:
         print_errors()
     if arguments.memory:
         measure_memory()
+    if not arguments.rounds:
+        return
     times = measure_times(arguments.inner_steps, arguments.rounds, arguments.device)
     rare = 5 * arguments.inner_steps
     heads = f"{'phi step':>10}{'cycle':>9}{'K steps':>9}{'ratio':>7}{f'K = {rare}':>9}"

@@ -20,8 +20,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from common import print_result
-from plans import ALLOCATOR
+from common import ALLOCATOR, print_result, resident
 
 from crosstask.commands.shared.linked_cli import LinkedCLI
 from crosstask.commands.shared.settings_reader import SettingsReader
@@ -67,12 +66,6 @@ class Measure(L.Callback):
         if batch_idx >= K:
             self.seconds.append(time.process_time() - self.started)
             self.peak = max(self.peak, resident("VmHWM") - self.before)
-
-
-def resident(field: str) -> float:
-    """Return MiB of the process's resident memory: VmRSS now, VmHWM at its peak."""
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return float(lines[field].split()[0]) / 1024
 
 
 def settings(folder: str, variant: str, width: int, layers: int) -> list[str]:

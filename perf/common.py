@@ -8,6 +8,15 @@ from typing import Any
 from crosstask.datamodules.benchmarks import NaturalInstructions
 from crosstask.datamodules.toybench.writer import write_toybench
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Environment in which glibc returns freed blocks to the system, so that a process's peak is that of its tensors."""
+
+
+def resident(field: str) -> float:
+    """Return MiB of the process's resident memory: VmRSS now, VmHWM at its peak."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return float(lines[field].split()[0]) / 1024
+
 
 def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
     """Return Super-NaturalInstructions in CROSSTASK_DATA if it is set, and the embedded benchmark otherwise."""

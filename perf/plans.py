@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import opt_fields, print_result
+from common import ALLOCATOR, opt_fields, print_result
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.models import build_model, model_config
@@ -25,7 +25,6 @@ from crosstask.lightning_modules.planning.memory import Layout, StepShape, step_
 from crosstask.lightning_modules.planning.phases import most
 
 ROWS, COLUMNS, TARGETS, VOCABULARY = 4, 512, 80, 16_384
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 SETTINGS = [("32-true", False), ("bf16-mixed", False), ("32-true", True), ("bf16-mixed", True)]
 
 

@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from plans import ALLOCATOR
+from common import ALLOCATOR
 
 SCRIPT = Path(__file__).parent / "gpu" / "step_speed.py"
 RECOMPUTED = {"false": "nothing", '"selective"': "selective", "true": "every block"}
