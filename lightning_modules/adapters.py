@@ -24,11 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..datamodules.messages import some
 from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
 from .full_parameters import set_whole, whole_shape, whole_value
 from .models import architecture_class
 from .prefixes import Prefix, add_prefix
 from .quantized_blocks import dequantized, is_quantized, quantize_blocks
+from .untrained_adapters import unmatched_targets
 
 NAME = "default"  # of the one adapter, as peft calls it
 
@@ -99,7 +101,7 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
     """Freeze a model and add adapters in float32 beside its matrices. ``start_adapters`` then sets their values.
 
     Raises:
-        ValueError: No module has such a name.
+        ValueError: A target fits no module.
     """
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
 
@@ -108,14 +110,14 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
         quantize_blocks(model)
     settings: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     config = LoraConfig(**settings, use_dora=lora.dora, init_lora_weights=False, target_modules=targets)
+    kinds = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
+    called = f"{type(model).__name__}, whose modules with weights are called {kinds}"
     try:
         inject_adapter_in_model(config, model, NAME)
     except ValueError as error:
-        kinds = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
-        raise ValueError(
-            f"lora.target_modules = {targets} does not fit {type(model).__name__}, whose modules with weights are "
-            f"called {kinds}: {error}"
-        ) from error
+        raise ValueError(f"lora.target_modules = {targets} does not fit {called}: {error}") from error
+    if unmatched := unmatched_targets(targets or (), (name for name, _ in _adapted(model))):
+        raise ValueError(f"lora.target_modules has {some(unmatched)}, which no module ends with in {called}")
     head = model.get_output_embeddings()
     if model.config.tie_word_embeddings and any(
         NAME in module.lora_embedding_A or module is head for _, module in _adapted(model)

@@ -240,7 +240,9 @@ class InstructionOptimizationModule(InstructedTraining):
         with resharded(theta):
             # As in Lightning's backward: on_before_backward of callbacks ends what a process does by itself.
             loss = self.trainer.strategy.precision_plugin.pre_backward(self._inner_loss(batch), self)
-            reduced = averaged(zeros_where_none(gradients(loss, moved), moved), self._reduce)
+            slopes = gradients(loss, moved)
+            self._require_trained_adapters(slopes[: len(theta)])
+            reduced = averaged(zeros_where_none(slopes, moved), self._reduce)
         length = norm(reduced)
         [mean_loss] = self._reduce([loss.detach().reshape(1)])
         self.guard.require_finite(self, {"inner loss": mean_loss, "inner gradient norm": length})

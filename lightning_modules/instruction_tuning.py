@@ -46,6 +46,7 @@ from .planned_training import PlannedTraining
 from .prefixes import Prefix, add_prefix
 from .sharding.checkpoints import KEY
 from .target_loss import target_loss
+from .untrained_adapters import require_trained
 
 Batch = CausalBatch | Seq2SeqBatch
 EvaluationBatch = PromptBatch | CausalOptionBatch | Seq2SeqOptionBatch
@@ -126,6 +127,7 @@ class InstructionTuningModule(PlannedTraining):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self._head: ChunkedHead | None = None
         self._adapters_described: dict[str, Any] | None = None
+        self._adapters_train = False
         self.scores: Scores | None = None
         self.generation_scores = GenerationScores()
         self.evaluation_loss = MeanMetric()
@@ -241,6 +243,22 @@ class InstructionTuningModule(PlannedTraining):
         """Return this batch's part of the mean loss over all target tokens of the optimizer step."""
         [loss] = self.batch_losses(batch).values()
         return self.step_part(loss, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Reject adapters that the loss does not depend on, at the first step."""
+        if not isinstance(self.trainer.strategy, DeepSpeedStrategy):  # it keeps gradients elsewhere
+            trained = [value for value in self.language_model.parameters() if value.requires_grad]
+            self._require_trained_adapters([value.grad for value in trained])
+
+    def _require_trained_adapters(self, gradients: Sequence[Tensor | None]) -> None:
+        """Reject adapters that the loss does not depend on; later calls than the first do nothing.
+
+        `gradients` are those of the language model's trained parameters, in their order.
+        """
+        if self.lora is not None and not self._adapters_train:
+            names = [name for name, value in self.language_model.named_parameters() if value.requires_grad]
+            require_trained(zip(names, gradients, strict=True), self.lora.target_modules)
+            self._adapters_train = True
 
     def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
         self._check_kind(batch)

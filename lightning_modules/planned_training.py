@@ -307,7 +307,15 @@ class PlannedTraining(CheckedOptimizerHooks):
         Args:
             part: This batch's sum of losses over its targets, divided by the number of targets of the whole step.
             batch_idx: The batch's index, as given to ``training_step``.
+
+        Raises:
+            ValueError: The loss depends on no trained parameter.
         """
+        if not part.requires_grad:
+            raise ValueError(
+                "the loss depends on no trained parameter, so that no step would change one: train other parameters "
+                "(lora.target_modules names modules that the model's forward calls)"
+            )
         here = replicas(self.trainer)
         self._step_loss += part.detach()
         self.step_loss = None  # until the step is whole: DeepSpeed is called after each of its batches

@@ -82,6 +82,7 @@ ORDER = {
         "generation",
         "model_digest",
         "quantized_blocks",
+        "untrained_adapters",
         "adapters",
         "sharding",
         "callback_checks",
