@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
@@ -15,6 +16,7 @@ from .instructions.instructed_loss import (
     input_embeddings,
     instructed_loss,
     model_functions,
+    require_embedded_input,
     require_instruction,
     run_as_forward,
 )
@@ -57,6 +59,12 @@ class InstructedTraining(InstructionTuningModule):
                 tasks,
                 plan.rows.shared_exemplars(),
             )
+
+    def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
+        model = super()._build(config, vocabulary, weights)
+        if self._fits:
+            require_embedded_input(model)
+        return model
 
     def add_instruction(self, tasks: int) -> None:
         """Build the learnable instruction with random values; the model must be built before.

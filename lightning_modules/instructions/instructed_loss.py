@@ -123,20 +123,54 @@ def _forward(model: PreTrainedModel) -> Callable[..., Any]:
 
 
 def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
-    """Return the model's table of input embeddings.
+    """Return the model's table of input embeddings; of an encoder-decoder model, the encoder's.
 
     Raises:
         ValueError: The model has no such table.
     """
+    stack: Any = model.get_encoder() if model.config.is_encoder_decoder else model
     try:
-        table = model.get_input_embeddings()
+        table = stack.get_input_embeddings()
     except NotImplementedError:
         table = None
-    if getattr(table, "weight", None) is None or table.weight.ndim != 2:  # type: ignore[union-attr]
+    if getattr(table, "weight", None) is None or table.weight.ndim != 2:
         raise ValueError(
             f"{type(model).__name__} has no table of input embeddings, whose width a learnable instruction needs"
         )
-    return table  # type: ignore[return-value]
+    return table
+
+
+@torch.no_grad()
+def require_embedded_input(model: PreTrainedModel) -> None:
+    """Reject a model that computes other hidden states from its table's embeddings than from token ids.
+
+    Such a model scales embeddings outside of its table, e.g. Marian, or also reads the ids elsewhere, e.g. Gemma 3n. It
+    would read texts behind an instruction differently from plain texts. Sharded weights are not compared.
+
+    Raises:
+        ValueError: The hidden states differ, or the model does not take embeddings.
+    """
+    if any(type(weight.data) is not Tensor or weight.is_meta or not weight.numel() for weight in model.parameters()):
+        return
+    stack: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    table = input_embeddings(model)
+    ids = (table.weight.shape[0] // 2 + torch.arange(4, device=model.device))[None]  # type: ignore[index]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        whole = {"attention_mask": torch.ones_like(ids), "return_dict": True}
+        from_ids, embedded = stack(input_ids=ids, **whole)[0], stack(inputs_embeds=table(ids), **whole)[0]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{type(model).__name__} does not take embeddings as its input: {error}") from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if (embedded - from_ids).norm() > (0.05 if from_ids.itemsize == 2 else 1e-3) * from_ids.norm():
+        raise ValueError(
+            f"{type(model).__name__} computes other hidden states from embeddings than from token ids, so that it "
+            "cannot read a learnable instruction before a text: use a model without scales outside of its embedding "
+            "table"
+        )
 
 
 def model_functions(model: PreTrainedModel) -> ModelFunctions:
