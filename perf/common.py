@@ -26,6 +26,11 @@ def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
     return NaturalInstructions(str(scratch / "toybench"))
 
 
+def data_name() -> str:
+    """Return the name of the data of ``real_or_toy_benchmark``, for results that are published."""
+    return "Super-NaturalInstructions" if "CROSSTASK_DATA" in os.environ else "the embedded benchmark"
+
+
 def print_result(benchmark: str, *, ours: float, peer: float, unit: str, setting: str) -> None:
     """Print a result as a line of JSON; `ratio` is ours divided by the peer's."""
     result = {"benchmark": benchmark, "ours": ours, "peer": peer, "ratio": ours / peer, "unit": unit}

@@ -3,12 +3,11 @@
 CROSSTASK_DATA=folder python perf/copy_input.py
 """
 
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import print_result, real_or_toy_benchmark
+from common import data_name, print_result, real_or_toy_benchmark
 
 from crosstask.datamodules.rouge import rouge_l
 from crosstask.lightning_modules.evaluation.answer_rules import exact_match
@@ -33,7 +32,7 @@ def main() -> None:
         ours=100 * rouge.mean,
         peer=100 * exact.mean,
         unit="percent: ours ROUGE-L, peer exact match of the same answers",
-        setting=f"data {os.environ.get('CROSSTASK_DATA', 'toybench')}",
+        setting=f"data {data_name()}",
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from common import print_result, real_or_toy_benchmark
+from common import data_name, print_result, real_or_toy_benchmark
 from rich.console import Console
 from rich.table import Table
 
@@ -119,7 +119,7 @@ def main() -> None:
         ours=count / ours.processor,
         peer=count / peer.processor,
         unit="examples a second of processor time, one process; peer: the tokenizer in a loop",
-        setting=f"{count} examples of {len(names)} tasks of {os.environ.get('CROSSTASK_DATA', 'toybench')}, median of "
+        setting=f"{count} examples of {len(names)} tasks of {data_name()}, median of "
         f"{settings.rounds}; on the wall {count / ours.wall:.0f} by one process, "
         f"{count / medians['processes: 2'].wall:.0f} by two",
     )

@@ -109,11 +109,10 @@ def questions_of(prompt_tokens: int, options: int, count: int, rng: random.Rando
 def asked_of(kind: str, prompt: int, options: int, given: argparse.Namespace) -> Setting:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = word_tokenizer(Path(folder))
-    own = random_model(kind, given.layers, given.width)
-    own.set_attn_implementation("document")
-    theirs = random_model(kind, given.layers, given.width)
     dtype = getattr(torch, given.dtype)
-    own, theirs = own.to(given.device, dtype), theirs.to(given.device, dtype)
+    with torch.device(given.device):
+        own, theirs = (random_model(kind, given.layers, given.width).to(dtype) for _ in range(2))
+    own.set_attn_implementation("document")
     causal = kind == "decoder-only"
     harness = HFLM(
         pretrained=theirs,

@@ -11,6 +11,7 @@ section may take as long as a busy machine needs.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -165,35 +166,42 @@ def main() -> None:
 
 
 def run(words: list[str], limit: float) -> dict[str, Any]:
-    """Run a script, and return the JSON that it printed, or its error."""
+    """Run a script, and return the results that it printed, also those before an error or the end of its time."""
     words = words if words[0].startswith("-") else [str(PERF / words[0]), *words[1:]]
     began = time.monotonic()
-    paths = [str(PERF), os.environ.get("PYTHONPATH", "")]
+    paths = filter(None, [str(PERF), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=PERF.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    error = ""
     try:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=PERF.parent,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
+        output, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"error": f"no result within {limit:.0f} s", "seconds": round(limit)}
-    seconds = round(time.monotonic() - began, 1)
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    results = [result for line in lines if (result := json_object(line)) is not None]
-    result: dict[str, Any] = {"seconds": seconds, "results": results}
+        error = f"no end within {limit:.0f} s"
+        os.killpg(process.pid, signal.SIGKILL)  # with its workers, which would slow the next section
+        output, errors = process.communicate()
+    lines = [line for line in output.splitlines() if line.strip()]
+    results = list(filter(None, map(result_of, lines)))
+    result: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1), "results": results}
     if not results:
         result["last_line"] = lines[-1] if lines else ""
-    if done.returncode:
-        result["error"] = (done.stderr or done.stdout).strip().splitlines()[-1]
+    if process.returncode:
+        result["error"] = error or ((errors or output).strip() or f"it ended by {process.returncode}").splitlines()[-1]
     return result
 
 
-def json_object(line: str) -> dict[str, Any] | None:
-    """Return the JSON object that a line is; None for any other line, e.g. a dict as trainers print their logs."""
+def result_of(line: str) -> dict[str, Any] | None:
+    """Return the JSON object in a line of a script's output; None for other output, such as a trainer's logs.
+
+    >>> result_of('{"benchmark": "scoring"}'), result_of("{'train_runtime': 1.5}"), result_of("[1]")
+    ({'benchmark': 'scoring'}, None, None)
+    """
     try:
         value = json.loads(line)
     except ValueError:

@@ -78,6 +78,7 @@ def training_table(sections: dict[str, Any]) -> list[str]:
     for goal, result in rows:
         setting = result["setting"]
         details = [f"{result['program']}, {setting['size']}"]
+        details += [f"attention {result['attention']}"] if result["program"] == "trl" else []
         details += ["compiled"] if setting["compile"] else []
         details += ["float32 masters"] if setting.get("masters") else []
         details += [f"recomputed {json.loads(setting['recompute'])}".lower()] if setting["recompute"] != "false" else []

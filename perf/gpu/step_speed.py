@@ -90,6 +90,7 @@ def main() -> None:
     result = {
         "benchmark": "training",
         "program": "trl" if given.peer else "crosstask",
+        "attention": model.config._attn_implementation,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "setting": vars(given),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
