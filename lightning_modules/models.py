@@ -28,6 +28,7 @@ from .attention.document_attention import IMPLEMENTATIONS
 from .attention.isolation_checks import (
     CannotPack,
     padded_attention,
+    rejection_without_weights,
     require_document_attention,
     require_registered_attention,
 )
@@ -232,7 +233,7 @@ def packing_obstacle(config: PreTrainedConfig) -> str | None:
         require_document_attention(model)
     except CannotPack as obstacle:
         return obstacle.reason
-    return None
+    return rejection_without_weights(model)
 
 
 def require_attention(config: PreTrainedConfig, attention: str, weights: str | None = None) -> None:

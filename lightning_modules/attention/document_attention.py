@@ -254,7 +254,9 @@ def _generates(position_ids: Tensor | None) -> bool:
     """
     if torch.is_grad_enabled():
         return False
-    return position_ids is None or bool((position_ids.diff() == 1).all())
+    if position_ids is None or position_ids.is_meta:  # nothing generates on the meta device, which has no values
+        return position_ids is None
+    return bool((position_ids.diff() == 1).all())
 
 
 @contextmanager

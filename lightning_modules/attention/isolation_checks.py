@@ -114,6 +114,31 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
 
 
 @torch.no_grad()
+def rejection_without_weights(model: PreTrainedModel) -> str | None:
+    """Return the error with which a model on the meta device rejects packed rows; None without one.
+
+    Errors that values decide are not found, and neither are leaks between documents.
+    """
+    rows = torch.zeros(1, 8, dtype=torch.long, device="meta")
+    try:
+        _read(model.base_model, rows, position_ids=rows)
+    except (ValueError, TypeError) as error:
+        return str(error)
+    except Exception:  # the meta device has no values to read
+        return None
+    return None
+
+
+def _read(reader: Any, rows: Tensor, **inputs: Tensor) -> Tensor:
+    """Return the hidden states of rows of documents of 4 tokens."""
+    offsets = torch.arange(0, rows.numel() + 1, 4, dtype=torch.int32, device=rows.device)
+    if reader.config.is_encoder_decoder:
+        documents = Documents(offsets, offsets)
+        return reader(input_ids=rows, decoder_input_ids=rows, documents=documents, return_dict=True)[0]
+    return reader(input_ids=rows, documents=Documents(offsets), return_dict=True, **inputs)[0]
+
+
+@torch.no_grad()
 def _measured_leak(model: PreTrainedModel) -> str | None:
     """Compare packed rows with a document alone; return the difference as a sentence, or None if there is none.
 
@@ -123,19 +148,12 @@ def _measured_leak(model: PreTrainedModel) -> str | None:
     reader: Any = model.base_model  # hidden states of every column, without a head
     x, y = (reader.get_input_embeddings().weight.shape[0] // 2 + torch.arange(8)).to(model.device).split(4)
 
-    def read(rows: Tensor, **inputs: Tensor) -> Tensor:
-        offsets = torch.arange(0, rows.numel() + 1, 4, dtype=torch.int32, device=rows.device)
-        if reader.config.is_encoder_decoder:
-            documents = Documents(offsets, offsets)
-            return reader(input_ids=rows, decoder_input_ids=rows, documents=documents, return_dict=True)[0]
-        return reader(input_ids=rows, documents=Documents(offsets), return_dict=True, **inputs)[0]
-
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        alone = read(x[None])[0]
+        alone = _read(reader, x[None])[0]
         position_ids = first_position(reader.config) + torch.arange(4, device=x.device).repeat(2, 2)
-        packed = read(torch.stack([torch.cat([x, x]), torch.cat([y, x])]), position_ids=position_ids)
+        packed = _read(reader, torch.stack([torch.cat([x, x]), torch.cat([y, x])]), position_ids=position_ids)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of code that this project does not know

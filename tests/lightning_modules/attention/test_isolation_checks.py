@@ -34,7 +34,7 @@ from crosstask.lightning_modules.attention.isolation_checks import (
     first_position,
     require_document_attention,
 )
-from crosstask.lightning_modules.models import build_model
+from crosstask.lightning_modules.models import build_model, packing_obstacle
 from crosstask.lightning_modules.scoring.pair_scores import PADDED
 from crosstask.lightning_modules.scoring.scorer_models import build_scorer
 
@@ -226,3 +226,13 @@ def test_an_encoder_decoder_needs_offsets_on_both_sides() -> None:
 def test_positions_begin_after_the_padding_index_in_roberta() -> None:
     assert first_position(build("roberta").config) == 2
     assert {first_position(build(name).config) for name in MODELS if name != "roberta"} == {0}
+
+
+@pytest.mark.parametrize("kind", ["biogpt", "stablelm", "switch_transformers", "llama"])
+def test_an_obstacle_that_only_a_forward_shows_is_known_before_weights_are_read(kind: str) -> None:
+    """A run that leaves packing open then chooses one document a row."""
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
+    t5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=40, **(t5 if kind == "switch_transformers" else shape))
+    obstacle = packing_obstacle(config)
+    assert obstacle is None if kind == "llama" else "attention mask" in str(obstacle)
