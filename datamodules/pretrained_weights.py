@@ -56,11 +56,25 @@ def config_of_fields(model_type: str, fields: Mapping[str, Any]) -> PreTrainedCo
         ValueError: A field has a value that no model has.
     """
     try:
-        config: PreTrainedConfig = AutoConfig.for_model(model_type, **fields)
+        config: PreTrainedConfig = AutoConfig.for_model(model_type, **with_special_floats(dict(fields)))
     except Exception as error:  # fields of other types raise errors of any kind
         raise ValueError(f"no {model_type} has this configuration: {_one_line(error)}") from error
     require_possible_sizes(config)
     return config
+
+
+def with_special_floats(value: Any) -> Any:
+    """Return a value of a configuration with floats in place of the tags that transformers writes into JSON.
+
+    >>> with_special_floats({"time_step_limit": [0.0, {"__float__": "Infinity"}]})
+    {'time_step_limit': [0.0, inf]}
+    """
+    if isinstance(value, dict):
+        tag = value.get("__float__") if len(value) == 1 else None
+        if tag in ("Infinity", "-Infinity", "NaN"):
+            return float(tag)
+        return {name: with_special_floats(part) for name, part in value.items()}
+    return [with_special_floats(part) for part in value] if isinstance(value, list) else value
 
 
 def require_possible_sizes(config: PreTrainedConfig) -> None:

@@ -12,12 +12,15 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from small_runs import SmallRuns, saved_run, small_trainer, weights_of
+from transformers import AutoConfig
 
+from crosstask.datamodules.pretrained_weights import config_of_fields
 from crosstask.lightning_modules.adapters import LoRA
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.optimization import Optimization
+from crosstask.lightning_modules.resumed_settings import plain_config
 
 KINDS = ("tuning", "scorer", "optimization")
 FLAT = Optimization(learning_rate=0.01, schedule="constant")
@@ -314,3 +317,11 @@ def test_layer_norms_and_positions_of_opt_are_compared(
     with pytest.raises(ValueError, match=re.escape(named)) as rejected:
         resumed(other, path, "tuning", FLAT)
     assert f"config.{field} was" in str(rejected.value)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "bamba"])
+def test_a_configuration_with_infinity_is_read_back_from_a_checkpoint(kind: str) -> None:
+    """transformers writes the upper limit of a time step as {"__float__": "Infinity"}."""
+    config = AutoConfig.for_model(kind)
+    fields = plain_config(config)
+    assert config_of_fields(fields.pop("model_type"), fields).time_step_limit[1] == float("inf")
