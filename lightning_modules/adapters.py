@@ -21,12 +21,13 @@ from lightning.pytorch.strategies import (
     Strategy,
 )
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ..datamodules.messages import some
 from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
-from .full_parameters import set_whole, whole_shape, whole_value
+from .full_parameters import set_whole, stored_buffers, whole_shape, whole_value
 from .models import architecture_class
 from .prefixes import Prefix, add_prefix
 from .quantized_blocks import dequantized, is_quantized, quantize_blocks
@@ -44,7 +45,7 @@ class LoRA:
         alpha: The product is scaled by alpha / r.
         dropout: Probability of dropout on the inputs of an adapter in training.
         target_modules: Last parts of the names of the modules that get adapters, e.g. [q_proj, v_proj]. None takes
-            peft's choice for the architecture.
+            peft's choice, which it has for some architectures only.
         dora: Train the length of each row of a matrix apart from its direction (DoRA, arXiv 2402.09353).
         bits: 4 keeps the frozen matrices of blocks in 4 bits (NF4, QLoRA, arXiv 2305.14314), through bitsandbytes. None
             keeps them in network.dtype.
@@ -110,11 +111,16 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
         quantize_blocks(model)
     settings: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     config = LoraConfig(**settings, use_dora=lora.dora, init_lora_weights=False, target_modules=targets)
-    kinds = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
-    called = f"{type(model).__name__}, whose modules with weights are called {kinds}"
+    called = f"{type(model).__name__}, whose modules with weights are called {_called(model, nn.Module)}"
+    linear = _called(model, (nn.Linear, Conv1D))
     try:
         inject_adapter_in_model(config, model, NAME)
     except ValueError as error:
+        if targets is None:
+            raise ValueError(
+                f"peft chooses no modules for {model.config.model_type}: set lora.target_modules to some of {linear}, "
+                "e.g. to those of attention"
+            ) from error
         raise ValueError(f"lora.target_modules = {targets} does not fit {called}: {error}") from error
     if unmatched := unmatched_targets(targets or (), (name for name, _ in _adapted(model))):
         raise ValueError(f"lora.target_modules has {some(unmatched)}, which no module ends with in {called}")
@@ -129,6 +135,12 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and not hasattr(parameter, "ds_id"):  # DeepSpeed keeps its own float32 copy
             parameter.data = parameter.data.float()
+
+
+def _called(model: nn.Module, kind: type | tuple[type, ...]) -> list[str]:
+    """Return the last parts of the names of a model's modules of a kind that have weights."""
+    modules = [(name, part) for name, part in model.named_modules() if hasattr(part, "weight")]
+    return sorted({name.rpartition(".")[2] for name, part in modules if isinstance(part, kind)})
 
 
 def start_adapters(model: PreTrainedModel, seed: int = 0) -> None:
@@ -166,7 +178,7 @@ def _out_by_in(module: Any, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield a model's weights on the CPU, one at a time, with adapters merged.
+    """Yield a model's weights and buffers on the CPU, one at a time, with adapters merged.
 
     Their names are those of a model without adapters. Every process that holds a part of the weights must iterate.
     """
@@ -178,6 +190,8 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         if name in adapted:
             value = _merged(adapted[name], value)
         yield name.replace(".base_layer.", "."), value
+    for name, buffer in stored_buffers(model):
+        yield name.replace(".base_layer.", "."), buffer
 
 
 def _merged(module: Any, weight: Tensor) -> Tensor:

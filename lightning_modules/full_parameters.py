@@ -1,5 +1,7 @@
 """Reading and setting parameters in full, whether they are whole on each process or sharded by a strategy."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -38,3 +40,11 @@ def set_whole(parameter: nn.Parameter, value: Tensor) -> None:
         parameter.copy_(distribute_tensor(home, parts.device_mesh, parts.placements, src_data_rank=None))
     else:
         parameter.copy_(value)
+
+
+def stored_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, value on the CPU) of each buffer that a model's state has, e.g. the bias of an expert's choice."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:  # private in torch: no public name says it
+                yield f"{prefix}.{name}" if prefix else name, whole_value(buffer)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ...datamodules.finite_values import require_finite_weights
 from ...datamodules.pretrained_weights import config_of_fields
-from ..full_parameters import whole_value
+from ..full_parameters import stored_buffers, whole_value
 from ..models import architecture_class
 
 SHARD_BYTES = 5_000_000_000
@@ -109,7 +109,7 @@ def _write_parts(
             tables[name] = _digest(tensor)
         if shapes.get(name) != tuple(tensor.shape):
             raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, expected {shapes.get(name, 'no such name')}")
-        value = tensor.to(dtype or tensor.dtype).contiguous()
+        value = (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
         if name in tied:  # a file of safetensors holds no memory twice
             value = value.clone()
         require_finite_weights([(name, value)], "the model that would be exported")
@@ -153,9 +153,11 @@ def architecture_of(model: nn.Module) -> str:
 
 
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, whole tensor) of each parameter of a sharded model, on the CPU, with one gathered at a time.
+    """Yield (name, whole tensor) of each parameter and buffer of a sharded model, on the CPU.
 
-    Every process that holds a shard must iterate.
+    One is gathered at a time. Every process that holds a shard must iterate.
     """
     for name, parameter in model.named_parameters():
         yield name.replace("_orig_mod.", ""), whole_value(parameter)
+    for name, buffer in stored_buffers(model):
+        yield name.replace("_orig_mod.", ""), buffer

@@ -11,7 +11,7 @@ from peft import PeftModel
 from processes import losses
 from recipes import save_model
 from strategy_runs import STEPS, fit, write_recipe
-from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, OPTConfig, PreTrainedModel
 
 from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
@@ -26,6 +26,7 @@ from crosstask.lightning_modules.adapters import (
     require_same_base,
     start_adapters,
 )
+from crosstask.lightning_modules.sharding.safetensors_folder import empty_copy, whole_tensors, write_weights
 
 TARGETS = ["q_proj", "v_proj", "fc1"]
 
@@ -198,6 +199,24 @@ def test_merged_matrices_compute_what_adapters_do(kind: str, dora: bool) -> None
     assert (expected - base(ids).logits).norm() > 0.05 * expected.norm()
     base.load_state_dict(dict(merged_weights(model)), strict=False)
     torch.testing.assert_close(base(ids).logits, expected, rtol=1e-5, atol=1e-6)  # merged in float32
+
+
+def test_merged_weights_are_written_with_the_models_buffers(tmp_path: Path) -> None:
+    """BART has a bias of its logits, and a mixture of experts the bias of its choice, which are no parameters."""
+    shape = {f"{stack}_{part}": 2 for stack in ("encoder", "decoder") for part in ("attention_heads", "ffn_dim")}
+    shape |= {"encoder_layers": 1, "decoder_layers": 1, "d_model": 8, "max_position_embeddings": 16}
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("bart", vocab_size=30, **shape)).eval()
+    model.final_logits_bias.normal_()
+    ids = torch.arange(4, 12)[None]
+    expected = model(ids, decoder_input_ids=ids).logits
+    tensors = dict(whole_tensors(model))
+    add_adapters(model, LoRA(r=2, target_modules=["q_proj"]))
+    start_adapters(model)
+    for name, each in (("merged", dict(merged_weights(model))), ("whole", tensors)):
+        write_weights(each.items(), empty_copy(model), tmp_path / name, dtype=torch.float64)
+        read = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / name, dtype=torch.float32)
+        torch.testing.assert_close(read(ids, decoder_input_ids=ids).logits, expected)
 
 
 def test_adapters_alone_are_a_folder_of_peft(trained: PreTrainedModel, folder: Path) -> None:

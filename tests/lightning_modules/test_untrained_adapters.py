@@ -57,6 +57,13 @@ def test_a_target_that_fits_no_module_is_rejected_beside_others() -> None:
         add_adapters(model, LoRA(target_modules=["q_proj", "query"]))
 
 
+def test_a_model_for_which_peft_chooses_nothing_needs_targets() -> None:
+    shape = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("olmo3", vocab_size=30, pad_token_id=0, num_hidden_layers=1, **shape)
+    with pytest.raises(ValueError, match=r"no modules for olmo3: set lora\.target_modules to some of \['down_proj', "):
+        add_adapters(AutoModelForCausalLM.from_config(config), LoRA())
+
+
 def test_adapters_without_a_gradient_are_told_from_experts_that_no_token_reached() -> None:
     some = torch.zeros(1)
     reached: list[tuple[str, Any]] = [("a.0.up.lora_A.default.weight", some), ("a.0.up.lora_B.default.weight", some)]
