@@ -198,7 +198,7 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         (["--data.init_args.rows.per_step", "3", "--trainer.accumulate_grad_batches", "2"], "multiple of 2"),
         (["--trainer.max_steps", "-1"], r"set trainer.max_steps \(an epoch of this mixture has \d+\)"),
         (["--data.init_args.rows.length", "512"], "exceeds the 256 positions"),
-        (["--model.init_args.optimizer.warmup", "9"], "9 steps exceeds the 4 steps of the training: .* a share"),
+        (["--model.init_args.optimizer.warmup", "9"], "warmup = 9 exceeds the 4 steps of the training: .* a share"),
         (["--data.init_args.rows.target_length", "16"], "leave out the datamodule's target_length"),
     ],
 )

@@ -37,7 +37,7 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_zero() -> None:
     ("warmup", "total", "said"),
     [
         (10, -1, "max_steps"),
-        (11, 10, "warmup = 11 steps exceeds the 10 steps of the training: shorten it, or set a share"),
+        (11, 10, "warmup = 11 exceeds the 10 steps of the training: shorten it, or set a share"),
     ],
 )
 def test_impossible_schedules_are_rejected(warmup: int, total: int, said: str) -> None:

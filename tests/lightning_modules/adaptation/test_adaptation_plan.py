@@ -33,7 +33,7 @@ def test_a_plan_is_printed_before_anything_is_trained(
     options: dict[str, Any] = {"test_examples": 4, "tasks": TASKS, "variants": {"ranked": {"loss": "pairwise"}}}
     adapt_tasks(benchmark, [file], str(out), training(toybench), plan=True, **options)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "2 tasks to adapt, 0 are finished; 60 training instances, 24 responses to choose among, 2 scorers" in printed
+    assert "2 tasks to adapt, 0 finished; 60 training instances, 24 responses to choose among, 2 scorers" in printed
     assert (
         "hours by the number of devices like this one (processes of torchrun, srun or a job array): 1: 0.0" in printed
     )
