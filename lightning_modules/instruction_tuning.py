@@ -36,6 +36,7 @@ from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import Scores
 from .evaluation.option_scores import Score, score_of
 from .evaluation.weights_digest import weights_digest
+from .expert_balance import balance_losses
 from .generation.decoding import Decoding, prompt_seed
 from .generation.generate import answer_batch, require_compilable
 from .generation.generation_settings import end_tokens, set_generation_settings
@@ -262,8 +263,11 @@ class InstructionTuningModule(PlannedTraining):
 
     def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
         self._check_kind(batch)
-        loss = target_loss(self.language_model, batch, packed=self.packed, head=self._head)
-        return {"loss": loss.sum / max(batch.step_targets, 1)}
+        with balance_losses(self.language_model) as balance:
+            loss = target_loss(self.language_model, batch, packed=self.packed, head=self._head)
+        # Weighted by targets, batches of any size add up to one mean over the step.
+        total = loss.sum + loss.targets * balance[0] if balance else loss.sum
+        return {"loss": total / max(batch.step_targets, 1)}
 
     def validation_step(self, batch: Batch | EvaluationBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)

@@ -22,6 +22,7 @@ from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.generation_scores import GenerationScores
 from .evaluation.metrics import Scores
+from .expert_balance import reject_balance
 from .hyperparameters import as_group
 from .models import Network, model_config, prepare_network, require_one_start
 from .optimization import Optimization
@@ -124,6 +125,8 @@ class ScorerModule(PlannedTraining):
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
         """Return the whole model, with the given weights or, for None, random ones."""
+        if self._fits:
+            reject_balance(config, "a scorer")
         model = build_scorer(config, weights=weights, dtype=self.network.torch_dtype)
         embeddings: Any = model.get_input_embeddings()
         if vocabulary > embeddings.num_embeddings:

@@ -65,6 +65,7 @@ ORDER = {
     ),
     "lightning_modules": (
         "cache_names",
+        "encoder_outputs",
         "attention",
         "hypergradients",
         "hyperparameters",
@@ -73,6 +74,7 @@ ORDER = {
         "chunked_cross_entropy",
         "chunked_head",
         "target_loss",
+        "expert_balance",
         "recomputation",
         "models",
         "optimization",

@@ -18,7 +18,6 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutput
 
 from ...datamodules.evaluation.option_batches import (
     CausalOptionBatch,
@@ -36,6 +35,7 @@ from ...datamodules.schema import TokenizedExample
 from ...datamodules.scoring.instruction_truncation import Cut, shortened_source
 from ...datamodules.scoring.truncated_texts import CutTexts
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
+from ..encoder_outputs import encoder_rows
 from ..prefixes import virtual_tokens
 from ..target_loss import padding_mask
 from .option_scores import OptionScores, option_scores
@@ -118,10 +118,10 @@ def _read_one_encoding(model: PreTrainedModel, batch: Seq2SeqOptionBatch) -> Ten
     """
     mask_BL = padding_mask(batch.offsets, batch.input_ids)
     encoder: Any = model.get_encoder()
-    states_BLH = encoder(input_ids=batch.input_ids, attention_mask=mask_BL).last_hidden_state
+    read = encoder(input_ids=batch.input_ids, attention_mask=mask_BL)
     decoder_ids = _started(model, batch)
     return model(
-        encoder_outputs=BaseModelOutput(states_BLH.index_select(0, batch.sources)),
+        encoder_outputs=encoder_rows(read, batch.sources),
         attention_mask=mask_BL.index_select(0, batch.sources),
         decoder_input_ids=decoder_ids,
         decoder_attention_mask=torch.ones_like(

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.modeling_outputs import BaseModelOutput
 
 from ..attention.document_attention import IMPLEMENTATIONS
 from ..attention.recurrent_layers import reads_documents_alone
 from ..cache_names import CACHE
+from ..encoder_outputs import encoder_rows
 from ..prefixes import virtual_tokens
 
 NEUTRAL: dict[str, Any] = {
@@ -124,8 +124,9 @@ class PromptCache:
         if self.two_stacks:
             if self._read is None:
                 encoder: Any = self.model.get_encoder()
-                self._read = encoder(self.input_ids, attention_mask=self.attention_mask).last_hidden_state
-            return {"encoder_outputs": BaseModelOutput(self._read.repeat_interleave(rows, dim=0))}
+                self._read = encoder(self.input_ids, attention_mask=self.attention_mask)
+            prompts = torch.arange(len(self.input_ids), device=self.input_ids.device)
+            return {"encoder_outputs": encoder_rows(self._read, prompts.repeat_interleave(rows))}
         if self.width == 1 or (rows * beams == 1 and not self.share) or virtual_tokens(self.model):
             return {}  # a prefix needs an empty cache
         if self._read is None:

@@ -15,9 +15,9 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.modeling_outputs import BaseModelOutput
 
 from ..cache_names import CACHE
+from ..encoder_outputs import encoder_rows
 from ..prefixes import virtual_tokens
 from .decoding import DrawTokens, StopTexts
 from .prompt_cache import NEUTRAL, PromptCache, forces_tokens, new_token_limits, stated_decoding
@@ -118,8 +118,7 @@ def _continued(
         cache.batch_select_indices(kept)
         further[CACHE] = cache
     if prompts.two_stacks:
-        read = states["encoder_outputs"].last_hidden_state[kept]
-        further |= {"encoder_outputs": BaseModelOutput(read), "decoder_input_ids": sequences}
+        further |= {"encoder_outputs": encoder_rows(states["encoder_outputs"], kept), "decoder_input_ids": sequences}
         # Without this mask, generate passes cached tokens again, and the cache has them twice.
         further["decoder_attention_mask"] = torch.ones_like(sequences)
         return {"input_ids": inputs["input_ids"][kept], "attention_mask": mask}, further

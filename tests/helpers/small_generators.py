@@ -20,15 +20,19 @@ CAUSAL: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
 }
-T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2}
+T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+T5 |= {"initializer_factor": 6.0}
+SWITCH = T5 | {f"num_{stack}layers": 2 for stack in ("decoder_", "sparse_encoder_", "sparse_decoder_")}
+SWITCH |= {"num_experts": 2, "expert_capacity": 500}  # tokens above the capacity of a batch would be dropped
+PAIRED = {"t5": T5, "switch_transformers": SWITCH}
 
 
 def build(kind: str, tokenizer: Any, attention: str = "sdpa") -> Any:
     """Build a model whose answers vary; with transformers' scale of weights it would repeat one token."""
     torch.manual_seed(1)
     special = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
-    if kind == "t5":
-        config = AutoConfig.for_model("t5", **T5, **special, decoder_start_token_id=0, initializer_factor=6.0)
+    if kind in PAIRED:
+        config = AutoConfig.for_model(kind, **PAIRED[kind], **special)
         return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float64).eval()
     config = AutoConfig.for_model(kind, **CAUSAL[kind], **special, max_position_embeddings=128, initializer_range=0.5)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float64)

@@ -21,12 +21,16 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    NllbMoeConfig,
+    NllbMoeForConditionalGeneration,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -52,6 +56,8 @@ SMALL: dict[str, Any] = {
     "initializer_range": 0.3,  # large enough for branches to hear each other when they can
 }
 FEED = {"intermediate_size": 48}
+EXPERTS = {"num_experts": 2, "expert_capacity": 500}  # tokens above the capacity of a batch would be dropped
+SPARSE = {"attention_heads": 4, "sparse_step": 2}
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "opt": lambda: OPTForCausalLM(OPTConfig(**SMALL, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, **FEED, num_key_value_heads=2)),
@@ -69,8 +75,24 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
             **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
         )
     ),
+    "switch": lambda: SwitchTransformersForConditionalGeneration(
+        SwitchTransformersConfig(
+            **{"vocab_size": 700, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "decoder_start_token_id": 0},
+            **{f"num_{stack}layers": 2 for stack in ("", "decoder_", "sparse_encoder_", "sparse_decoder_")},
+            **EXPERTS,
+        )
+    ),
+    "nllb": lambda: NllbMoeForConditionalGeneration(
+        NllbMoeConfig(
+            **{"vocab_size": 700, "d_model": 32, "max_position_embeddings": 64, "decoder_start_token_id": 2},
+            **{f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 2), ("ffn_dim", 48))},
+            **{f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in SPARSE.items()},
+            **EXPERTS,
+        )
+    ),
 }
-UNPACKED = ("gptj", "bart")
+UNPACKED = {"gptj": "sdpa", "bart": "sdpa", "switch": "eager", "nllb": "eager"}
+"""Models that read one document a row, and their attention."""
 
 PROMPTS = [
     "Is the sky blue? Answer:",
@@ -96,7 +118,7 @@ def build(name: str, implementation: str = "document") -> PreTrainedModel:
     for weight in model.parameters():
         if weight.ndim > 1:
             weight.data *= 1.5
-    model.set_attn_implementation("sdpa" if name in UNPACKED else implementation)
+    model.set_attn_implementation(UNPACKED.get(name, implementation))
     return model.train()  # scoring must not depend on it
 
 
@@ -104,7 +126,8 @@ def one_forward_each(
     model: PreTrainedModel, tokenizer: Any, prompts: Sequence[str], options: Sequence[Sequence[str]]
 ) -> list[list[float]]:
     """The definition: one forward of transformers' own attention for each option, unpadded."""
-    model.set_attn_implementation("sdpa")
+    if model.config._attn_implementation != "eager":
+        model.set_attn_implementation("sdpa")
     model.eval()
     return [[_one(model, tokenizer, Prompt(p, c)) for c in group] for p, group in zip(prompts, options, strict=True)]
 

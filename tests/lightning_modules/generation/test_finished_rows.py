@@ -60,7 +60,7 @@ def test_samples_and_stop_texts_do_not_depend_on_who_waits(tokenizer: Any, sourc
         assert len({text for _, drawn in found for text in drawn}) > 5
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "switch_transformers"])
 def test_rows_that_have_ended_leave_the_batch_of_any_model(kind: str, tokenizer: Any, sources: list[list[int]]) -> None:
     model = ending(build(kind, tokenizer), tokenizer)
     assert not can_replace(model)

@@ -29,7 +29,7 @@ def sources(tokenizer: Any) -> list[list[int]]:
     return tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "t5", "switch_transformers"])
 def test_a_batch_is_answered_as_transformers_answers_each_prompt_alone(
     kind: str, tokenizer: Any, sources: list[list[int]]
 ) -> None:
