@@ -12,7 +12,7 @@ Example:
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from ..callbacks.report.comparison import SystemsReport
@@ -61,9 +61,8 @@ def run_sweep(
     """
     if len(sweep) != 1:
         raise ValueError(f"name one sweep, got {some(sweep)}")
-    declared, home = read_sweep(sweep[0]), expanded(output).absolute()
+    declared, home = read_sweep(sweep[0], recipe), expanded(output).absolute()
     require_own_report(home, ("systems", "comparisons"), "sweep")
-    declared = replace(declared, recipe=recipe or declared.recipe)
     runs = sweep_runs(declared, home, model=model, configs=settings, seeds=seeds, arms=arms)
     if not write_only:  # a cluster may have the files
         require_arm_collections(declared, runs)

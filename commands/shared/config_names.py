@@ -126,6 +126,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def init_args(settings: Any) -> Mapping[str, Any]:
+    """Return the arguments of a class in nested settings; none where a text names the class or the user's own files.
+
+    >>> init_args({"class_path": "Bench", "init_args": {"rules": "all"}}), init_args("mine.jsonl"), init_args(None)
+    ({'rules': 'all'}, {}, {})
+    """
+    return (settings.get("init_args") or {}) if isinstance(settings, Mapping) else {}
+
+
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of nested settings, overridden by others.
 

@@ -27,6 +27,9 @@ from .config_names import composed_settings, merged, read_settings
 INPUTS = "inputs.json"
 """File in a run's folder with the digests of the files that the run reads."""
 
+PATHS = frozenset({"benchmark", "source", "folder", "templates", "pretrained", "tokenizer"})
+"""Arguments whose values may be files of the working directory, such as ``benchmark: mine.jsonl``."""
+
 Metric = Literal["validation/rouge_l", "validation/exact_match", "validation/loss"]
 
 
@@ -146,9 +149,15 @@ def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 def run_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the digests of the local files and folders that a run's settings of model and data name, by path."""
     parts = {name: settings.get(name, {}) for name in ("model", "data")}
-    paths = {value for name, value in _leaves(parts) if not name.endswith(".cache") and "/" in value}
+    paths = {value for name, value in _leaves(parts) if _may_be_path(name, value)}
     there = {path: os.path.expanduser(os.path.expandvars(path)) for path in sorted(paths)}
     return {path: tree_digest(Path(place)) for path, place in there.items() if os.path.exists(place)}
+
+
+def _may_be_path(name: str, value: str) -> bool:
+    """Return whether a setting may name a file that the run reads: any text with a slash, or a plain name of data."""
+    *_, holder, argument = ("", *name.split("."))
+    return argument != "cache" and ("/" in value or argument in PATHS or holder == "collections")
 
 
 def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:

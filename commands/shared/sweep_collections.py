@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...datamodules.messages import MissingFiles, some
+from .config_names import init_args
 from .sweep_declarations import Sweep
 from .sweep_runs import SweepRun
 
@@ -28,8 +29,8 @@ def require_arm_collections(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
     arms: dict[tuple[str, str], list[str]] = {}
     trained: dict[tuple[str, str], list[str]] = {}
     for run in {run.arm: run for run in runs}.values():
-        benchmark = _init_args(run.settings.get("data")).get("benchmark")
-        collections = _init_args(benchmark).get("collections") or {}
+        benchmark = init_args(run.settings.get("data")).get("benchmark")
+        collections = init_args(benchmark).get("collections") or {}
         added, mixed = _of_arm(sweep.arms[run.arm])
         for name in dict.fromkeys([*added, *mixed]):
             if name in collections:
@@ -63,16 +64,12 @@ def _require(arms: Mapping[tuple[str, str], Sequence[str]], problem_of: Callable
 
 def _of_arm(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the collections in an arm's own settings: those that it adds, and those with a share of its mixture."""
-    data = _init_args(settings.get("data"))
-    added = _init_args(data.get("benchmark")).get("collections") or {}
+    data = init_args(settings.get("data"))
+    added = init_args(data.get("benchmark")).get("collections") or {}
     mixture = data.get("mixture") or {}
     extra = {name: stream.get("share") for name, stream in (mixture.get("extra") or {}).items()}
     shares = {**(mixture.get("proportions") or {}), **extra}
     return list(added), [name for name, share in shares.items() if share]
-
-
-def _init_args(settings: Any) -> Mapping[str, Any]:
-    return (settings or {}).get("init_args") or {}
 
 
 def _subject(arms: Sequence[str]) -> str:

@@ -63,15 +63,20 @@ def folder_name(arm: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in arm)
 
 
-def read_sweep(name: str) -> Sweep:
+def read_sweep(name: str, recipe: str | None = None) -> Sweep:
     """Read a sweep from a YAML file, given by path or by name.
+
+    Args:
+        name: Path or name of the file.
+        recipe: YAML of ``crosstask fit`` in place of the sweep's; None for the sweep's.
 
     Raises:
         ValueError: The file declares no sweep; the message names the field.
     """
     path = config_path(name)
     try:
-        return _sweep(read_yaml(Path(path)))
+        content = read_yaml(Path(path))
+        return _sweep(content | {"recipe": recipe} if recipe and isinstance(content, dict) else content)
     except ValueError as error:
         raise ValueError(f"{path} declares no sweep: {error}; one is papers/ablations/proportions") from error
 
@@ -82,9 +87,13 @@ def _sweep(content: Any) -> Sweep:
     for name in content:
         if name not in FIELDS:
             raise ValueError(f"unknown field {name!r}; {nearest(str(name), FIELDS)}")
-    for name in ("title", "recipe"):
-        if not isinstance(content.get(name), str):
-            raise ValueError(f"{name} should be a text, got {content.get(name)!r}")
+    if not isinstance(content.get("title"), str):
+        raise ValueError(f"title should be a text, got {content.get('title')!r}")
+    if not isinstance(content.get("recipe"), str):
+        raise ValueError(
+            f"recipe should be a YAML of `crosstask fit`, by path or by name, got {content.get('recipe')!r}; --recipe "
+            "gives one, too"
+        )
     stage, by = content.get("stage", "test"), content.get("by", "category")
     if stage not in ("validation", "test") or by not in ("category", "benchmark"):
         raise ValueError(f"stage is validation or test and by is category or benchmark, got {stage!r} and {by!r}")

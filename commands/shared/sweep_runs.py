@@ -16,7 +16,7 @@ from ...datamodules.atomic_files import write_whole
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import some
 from ...datamodules.worker_processes import run_command
-from .config_names import composed_settings, merged
+from .config_names import composed_settings, init_args, merged
 from .recipe_runs import INPUTS, require_same_settings, run_inputs
 from .sweep_declarations import Sweep, folder_name
 
@@ -103,8 +103,10 @@ def _run_settings(settings: Mapping[str, Any], folder: Path, seed: int | None) -
     if seed is not None:
         seeds = {"seed_everything": seed, "model": {"init_args": {"seed": seed}}, "data": {"init_args": {"seed": seed}}}
         of_run = merged(of_run, seeds)
-    callbacks = list(of_run["trainer"].get("callbacks") or [])
-    there = {callback["class_path"].rpartition(".")[2] for callback in callbacks}
+    given = of_run["trainer"].get("callbacks") or []
+    callbacks = list(given) if isinstance(given, list) else [given]
+    names = [callback if isinstance(callback, str) else callback["class_path"] for callback in callbacks]
+    there = {name.rpartition(".")[2] for name in names}
     missing = [{"class_path": name, "init_args": dict(WRITERS[name])} for name in WRITERS if name not in there]
     of_run["trainer"]["callbacks"] = callbacks + missing
     return of_run
@@ -112,9 +114,8 @@ def _run_settings(settings: Mapping[str, Any], folder: Path, seed: int | None) -
 
 def _require_collections(arm: str, settings: Mapping[str, Any]) -> None:
     """Reject shares of collections that the arm's benchmark lacks, unless ``mixture.absent`` is ``shared``."""
-    data = settings.get("data", {}).get("init_args", {})
-    mixture, benchmark = data.get("mixture") or {}, data.get("benchmark") or {}
-    collections = (benchmark.get("init_args") or {}).get("collections")
+    data = init_args(settings.get("data"))
+    mixture, collections = data.get("mixture") or {}, init_args(data.get("benchmark")).get("collections")
     if collections is None or mixture.get("absent") == "shared":
         return
     shares = {**(mixture.get("proportions") or {}), **(mixture.get("extra") or {})}

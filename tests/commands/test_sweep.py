@@ -15,8 +15,9 @@ from crosstask.callbacks.report.comparison import System
 from crosstask.callbacks.report.published_scores import PublishedTable, compare_with_published
 from crosstask.callbacks.report.scores import build_report
 from crosstask.commands.shared.config_names import configs_folder
+from crosstask.commands.shared.sweep_collections import require_arm_collections
 from crosstask.commands.shared.sweep_declarations import read_sweep
-from crosstask.commands.shared.sweep_runs import sweep_runs
+from crosstask.commands.shared.sweep_runs import sweep_runs, write_run
 from crosstask.commands.sweep import run_sweep
 from crosstask.datamodules.toybench.families import write_families
 from crosstask.lightning_modules.evaluation.aggregation import Cell, ScoredInstance
@@ -124,9 +125,38 @@ def test_a_job_of_the_cluster_gets_the_recipes_and_their_list(sweep: Path, small
     assert recipe["trainer"]["default_root_dir"] == folders[1]
 
 
+OWN_DATA: dict[str, Any] = {
+    "trainer": {"max_steps": 1, "callbacks": "ProgressLines"},
+    "model": {"class_path": "InstructionTuningModule", "init_args": {"pretrained": "tiny"}},
+    "data": {"class_path": "InstructionTuningDataModule", "init_args": {"benchmark": "mine.jsonl"}},
+}
+"""A recipe in its short forms, as `crosstask fit` reads it."""
+
+
+def test_a_sweep_over_a_file_of_ones_own_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").write_text('{"input": "1", "output": "2"}\n')
+    Path("own.yaml").write_text(yaml.safe_dump(OWN_DATA))
+    arms = {"a": {}, "b": {"data.init_args.mixture.proportions": {"file_tasks": 1.0}}}
+    path = str(written(tmp_path, {"title": "mine", "arms": arms}))  # its recipe is that of the command
+    runs = sweep_runs(read_sweep(path, "own.yaml"), tmp_path / "runs", seeds=[0, 1])
+    require_arm_collections(read_sweep(path, "own.yaml"), runs)
+    assert [run.arm for run in runs] == ["a", "a", "b", "b"]
+    names = [each if isinstance(each, str) else each["class_path"] for each in runs[0].settings["trainer"]["callbacks"]]
+    assert names == ["ProgressLines", "PredictionWriter", "ModelCheckpoint"]
+
+    write_run(runs[0])
+    Path("mine.jsonl").write_text('{"input": "1", "output": "3"}\n')
+    with pytest.raises(ValueError, match=r"holds a run on other files than those at mine\.jsonl"):
+        write_run(runs[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"recipe": None}, "recipe should be a YAML of `crosstask fit`, by path or by name, got None; --recipe gives"),
         ({"arm": {}}, "unknown field 'arm'; nearest: arms"),
         ({"arms": {"one": {}}}, "arms should be at least two"),
         ({"arms": {"one": {}, "two": 3}}, "the arm 'two' should be a mapping of settings, got 3"),
