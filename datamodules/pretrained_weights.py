@@ -46,7 +46,7 @@ def read_config(name: str) -> PreTrainedConfig:
     except Exception as error:  # fields of other types raise errors of any kind
         raise ValueError(f"config.json cannot be used: {_one_line(error)}") from error
     require_possible_sizes(config)
-    return config
+    return without_router_logits(config, name)
 
 
 def config_of_fields(model_type: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
@@ -60,6 +60,25 @@ def config_of_fields(model_type: str, fields: Mapping[str, Any]) -> PreTrainedCo
     except Exception as error:  # fields of other types raise errors of any kind
         raise ValueError(f"no {model_type} has this configuration: {_one_line(error)}") from error
     require_possible_sizes(config)
+    return without_router_logits(config, model_type)
+
+
+def without_router_logits(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """Return a configuration after setting ``output_router_logits`` to false, in place; log it where it was true.
+
+    transformers' models return their auxiliary loss with it, and fail when they generate (5.23).
+
+    Args:
+        config: Configuration of a model.
+        name: Name of the model, for the log.
+    """
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False
+        _REPORTED.info(
+            f"{name}: its output_router_logits is read as false, since models cannot generate with it; "
+            "network.balance_experts trains the auxiliary loss of its experts"
+        )
     return config
 
 

@@ -10,7 +10,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..datamodules.packing.replicas import replicas
-from .expert_balance import reject_balance
 from .hypergradients import Vector, average_over_replicas
 from .instruction_tuning import InstructionTuningModule
 from .instructions.instructed_loss import (
@@ -62,8 +61,6 @@ class InstructedTraining(InstructionTuningModule):
             )
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
-        if self._fits:
-            reject_balance(config, "instruction optimization")
         model = super()._build(config, vocabulary, weights)
         if self._fits:
             require_embedded_input(model)

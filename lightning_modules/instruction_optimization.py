@@ -42,7 +42,7 @@ from .instructions.learnable_instructions import Extractor
 from .instructions.outer_level import OuterLevel
 from .instructions.outer_report import outer_numbers, outer_warnings
 from .instructions.outer_settings import OuterSettings, outer_method
-from .models import Network
+from .models import Network, require_no_balance
 from .nonfinite_stop import optimizer_tensors
 from .optimization import Optimization, clipped_share
 from .target_loss import target_loss
@@ -131,6 +131,7 @@ class InstructionOptimizationModule(InstructedTraining):
             raise ValueError(f"inner_steps (K) must be at least 1, got {inner_steps}")
         if not clip >= 0.0:
             raise ValueError(f"clip must be a positive norm, or 0 to clip nothing, got {clip}")
+        require_no_balance(self.network)
         if self.network.embedding_dropout:
             raise ValueError(
                 "instruction optimization embeds instructions and texts apart, without embedding dropout: leave "

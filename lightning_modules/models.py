@@ -54,6 +54,8 @@ class Network:
         compile: Compile the model's blocks with torch.compile.
         logits: chunked computes the loss of more than 2^24 logits in chunks of the vocabulary, which the backward pass
             computes again. whole keeps all logits in memory. For instruction tuning.
+        balance_experts: Train the auxiliary loss of a mixture of experts, too, with the weight in the model's
+            configuration (router_aux_loss_coef). For instruction tuning.
         dtype: Type of the parameters: float32, float64, bfloat16 or float16. For mixed precision keep float32 and set
             trainer.precision. With `lora` it is the type of the frozen parameters, and bfloat16 halves their memory.
     """
@@ -64,6 +66,7 @@ class Network:
     gradient_checkpointing: Recomputation = False
     compile: bool = False
     logits: Logits = "chunked"
+    balance_experts: bool = False
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
@@ -85,6 +88,16 @@ class Network:
         """The type of the parameters, as torch's."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
+
+
+def require_no_balance(network: Network) -> None:
+    """Reject ``balance_experts`` in a training whose loss has no part for it.
+
+    Raises:
+        ValueError: It is true.
+    """
+    if network.balance_experts:
+        raise ValueError("network.balance_experts is for instruction tuning: leave it out")
 
 
 DROPOUT_FIELDS = ("dropout", "dropout_rate", "hidden_dropout", "hidden_dropout_prob", "resid_pdrop")

@@ -22,9 +22,8 @@ from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.generation_scores import GenerationScores
 from .evaluation.metrics import Scores
-from .expert_balance import reject_balance
 from .hyperparameters import as_group
-from .models import Network, model_config, prepare_network, require_one_start
+from .models import Network, model_config, prepare_network, require_no_balance, require_one_start
 from .optimization import Optimization
 from .planned_training import PlannedTraining
 from .scoring.cross_encoder import CrossEncoder
@@ -91,6 +90,7 @@ class ScorerModule(PlannedTraining):
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
         if isinstance(config, dict):  # rejects fields that no model is built of, before data is prepared
             model_config(config, vocabulary=1000, dropout=self.network.dropout)  # of any size
+        require_no_balance(self.network)
         if self.network.attention != "document":
             raise ValueError(
                 f"a scorer chooses its attention by its encoder, got network.attention = {self.network.attention!r}: "
@@ -125,8 +125,6 @@ class ScorerModule(PlannedTraining):
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
         """Return the whole model, with the given weights or, for None, random ones."""
-        if self._fits:
-            reject_balance(config, "a scorer")
         model = build_scorer(config, weights=weights, dtype=self.network.torch_dtype)
         embeddings: Any = model.get_input_embeddings()
         if vocabulary > embeddings.num_embeddings:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import ENCODER, SmallRuns, small_trainer
+from small_runs import SmallRuns, small_trainer
 from target_models import PAD, causal_model, documents
 
 from crosstask.datamodules.packing.collate import CausalRows
@@ -15,12 +15,14 @@ from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.recomputation import recompute_blocks
 from crosstask.lightning_modules.target_loss import target_loss
 
-BALANCED = {"output_router_logits": True, "router_aux_loss_coef": 0.5, "num_local_experts": 4}
+BALANCED = {"router_aux_loss_coef": 0.5, "num_local_experts": 4}
 BALANCED |= {"head_dim": 8, "experts_implementation": "eager"}  # the grouped product of experts has no float64
 
 
 def tuned(model: Any, attention: str) -> InstructionTuningModule:
-    module = InstructionTuningModule("none", config={"model_type": "mixtral"}, network=Network(attention=attention))
+    module = InstructionTuningModule(
+        "none", config={"model_type": "mixtral"}, network=Network(attention, balance_experts=True)
+    )
     module.model = model
     return module
 
@@ -43,7 +45,7 @@ def test_loss_and_gradients_are_transformers_own(attention: str, chunked: bool, 
     ids = torch.tensor(document.input_ids)[None]
     labels = ids.clone()
     labels[:, : document.n_source] = -100
-    expected = theirs(input_ids=ids, labels=labels)
+    expected = theirs(input_ids=ids, labels=labels, output_router_logits=True)
     expected.loss.backward()
     assert float(balance[0]) > 0.1 * float(expected.loss)  # else it would be lost among the digits
     torch.testing.assert_close(loss.float(), expected.loss, rtol=1e-6, atol=0)  # transformers' softmax is float32
@@ -63,24 +65,34 @@ def test_batches_of_a_step_count_by_their_targets() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
-def test_without_the_setting_there_is_none() -> None:
-    (document,) = documents(1)
-    model = causal_model("mixtral", **{**BALANCED, "output_router_logits": False})
-    batch = CausalRows(len(document.input_ids), PAD).collate([[document]], step_targets=1)
-    with balance_losses(model) as balance:
-        tuned(model, "document").batch_losses(batch)
-    assert not balance
-
-
 def test_a_model_that_returns_none_is_rejected() -> None:
     (document,) = documents(1)
-    module = tuned(causal_model("llama", output_router_logits=True), "document")
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM returns no auxiliary loss.* set output_router_logits to f"):
+    module = tuned(causal_model("llama"), "document")
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM returns no auxiliary loss.* set network.balance_experts"):
         module.batch_losses(CausalRows(len(document.input_ids), PAD).collate([[document]], step_targets=1))
 
 
-@pytest.mark.parametrize(("name", "model"), [("scorer", ENCODER), ("optimization", {"model_type": "mixtral"})])
-def test_trainings_without_it_reject_the_setting(small_runs: SmallRuns, name: str, model: dict[str, Any]) -> None:
-    module, data = small_runs(name, config={**model, "output_router_logits": True})
-    with pytest.raises(ValueError, match=r"trains no auxiliary loss of experts.* set output_router_logits to false"):
-        small_trainer(3).fit(module, datamodule=data)
+@pytest.mark.parametrize("name", ["scorer", "optimization"])
+def test_other_trainings_reject_the_setting(small_runs: SmallRuns, name: str) -> None:
+    options: dict[str, Any] = (
+        {"network": Network(balance_experts=True)} if name == "scorer" else {"balance_experts": True}
+    )
+    with pytest.raises(ValueError, match=r"network\.balance_experts is for instruction tuning: leave it out"):
+        small_runs(name, **options)
+
+
+def test_a_model_that_asks_for_it_generates_and_says_so(
+    small_runs: SmallRuns, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers' ``generate`` fails with output_router_logits, whose masks are of all cached tokens."""
+    fields = {**small_runs.model, "model_type": "mixtral", "num_local_experts": 4, "output_router_logits": True}
+    losses = []
+    for balanced in (False, True):
+        with caplog.at_level("INFO"):
+            module, data = small_runs("tuning", config=fields, network=Network(balance_experts=balanced))
+            trainer = small_trainer(2, limit_val_batches=1)
+            trainer.fit(module, datamodule=data)
+        losses.append(float(trainer.callback_metrics["train/loss"]))
+        assert not module.language_model.config.output_router_logits
+    assert losses[0] < losses[1]
+    assert "mixtral: its output_router_logits is read as false" in caplog.text
