@@ -28,6 +28,7 @@ from ..rows.row import Row, error_prefix
 from ..rows.row_files import SUFFIXES, read_rows
 from ..rows.source_digests import source_digest
 from ..rows.unread_files import unread_files, unread_line
+from .published_layouts import reader_hint
 from .row_forms import Form, RowForm, declared_form, recognised_form, unread_columns
 from .task_sources import LIKE_SPLITS, Sources, TaskSource, dataset_splits, source_of, task_sources
 
@@ -96,7 +97,7 @@ class FileTasks(Benchmark):
             raise ValueError(
                 f"no task in {self.source}{': ' + lines[0] if lines else ''}; expected files of rows "
                 f"({', '.join(SUFFIXES)}), in the folder or in train, validation and test; of folders within folders, "
-                "name the one that holds the files"
+                f"name the one that holds the files{reader_hint(expanded(self.source))}"
             )
         return sorted(self._sources[split])
 

@@ -165,3 +165,18 @@ def test_a_task_is_its_own_category_or_what_is_said(folder: Path) -> None:
     reader = FileTasks(str(folder), definition="Answer.")
     assert (reader.task("rhymes").definition, reader.task("colours").definition) == ("Rhyme.", "Answer.")
     assert reader.task("colours").instruction_level == "task"
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("splits/default/train_tasks.txt", "--data.benchmark NaturalInstructions --data.benchmark.folder {}"),
+        ("bigbench/benchmark_tasks/gsm/task.txt", "--data.benchmark BigBench --data.benchmark.source {}"),
+        ("cot-prompts/navigate.txt", "--data.benchmark BigBenchHard --data.benchmark.folder {}"),
+    ],
+)
+def test_the_folder_of_a_published_benchmark_names_its_reader(path: str, options: str, tmp_path: Path) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text("text\n")
+    with pytest.raises(ValueError, match=re.escape(options.format(tmp_path))):
+        FileTasks(str(tmp_path)).task_names("train")
