@@ -14,13 +14,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
 import torch
-from common import ALLOCATOR, print_result, resident
+from common import ALLOCATOR, print_result, reset_peak, resident
 
 from crosstask.commands.shared.linked_cli import LinkedCLI
 from crosstask.commands.shared.settings_reader import SettingsReader
@@ -54,7 +53,7 @@ class Measure(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_peak()
         rows = [batch.inner.rows, batch.outer, batch.curvature and batch.curvature.rows]
         self.targets += sum(int((one.targets >= 0).sum()) for one in rows if one is not None)
         self.columns += sum(one.targets.numel() for one in rows if one is not None)

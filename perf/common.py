@@ -18,6 +18,12 @@ def resident(field: str) -> float:
     return float(lines[field].split()[0]) / 1024
 
 
+def reset_peak() -> float:
+    """Set the process's peak of resident memory to what it uses now, and return that in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
 def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
     """Return Super-NaturalInstructions in CROSSTASK_DATA if it is set, and the embedded benchmark otherwise."""
     if "CROSSTASK_DATA" in os.environ:

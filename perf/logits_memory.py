@@ -13,7 +13,6 @@ The table is printed as docs/performance.md shows it.
 import argparse
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from datetime import date
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from common import print_result
+from common import print_result, reset_peak, resident
 from lightning.fabric.utilities import move_data_to_device
 
 from crosstask.datamodules.schema import CausalBatch
@@ -89,7 +88,7 @@ def cell(arguments: argparse.Namespace, vocabulary: int, kind: str) -> dict[str,
     for _ in range(arguments.rounds):
         for variant in VARIANTS:
             words = (arguments.tokens, vocabulary, SHARES[kind], variant, arguments.device)
-            if arguments.device == "cpu":  # the peak of a process cannot be reset
+            if arguments.device == "cpu":  # memory that one step has freed would serve the next
                 with multiprocessing.get_context("fork").Pool(1) as pool:
                     measured[variant].append(pool.apply(step_cost, words))
             else:  # that of torch's allocator can, and CUDA does not survive a fork
@@ -122,9 +121,9 @@ def step_cost(tokens: int, vocabulary: int, share: float, variant: str, device: 
         loss_of(model, batch, variant).backward()
         torch.cuda.synchronize()
         return Cost((torch.cuda.max_memory_allocated() - before) / 2**20, time.perf_counter() - started)
-    resident, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, started = reset_peak(), time.process_time()
     loss_of(model, batch, variant).backward()
-    return Cost((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) / 1024, time.process_time() - started)
+    return Cost(resident("VmHWM") - before, time.process_time() - started)
 
 
 def loss_of(model: Any, batch: CausalBatch, variant: str) -> torch.Tensor:

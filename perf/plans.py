@@ -9,7 +9,6 @@ model is subtracted. The allocator is set to return freed memory, of which it wo
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import ALLOCATOR, opt_fields, print_result
+from common import ALLOCATOR, opt_fields, print_result, reset_peak, resident
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.models import build_model, model_config
@@ -69,9 +68,9 @@ def planned(arguments: argparse.Namespace, precision: str, recomputed: bool) -> 
 
 
 def measured(arguments: argparse.Namespace, precision: str, recomputed: bool) -> float:
-    """Return the MiB that two steps add to the process's peak memory."""
+    """Return the peak memory of building a model and two steps, in MiB above that before."""
     torch.manual_seed(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = reset_peak()
     model = build(arguments).train()
     finish(model, recomputed=recomputed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False)
@@ -84,7 +83,7 @@ def measured(arguments: argparse.Namespace, precision: str, recomputed: bool) ->
             logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
         F.cross_entropy(logits.flatten(0, 1).float(), ids[:, kept].flatten(), reduction="sum").backward()
         optimizer.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
 
 
 if __name__ == "__main__":
