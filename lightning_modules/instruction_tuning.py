@@ -1,7 +1,6 @@
 """Instruction tuning (OPT-IML, arXiv 2212.12017): a language model is trained on the targets of packed prompts."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -264,7 +263,7 @@ class InstructionTuningModule(PlannedTraining):
 
     def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
         self._check_kind(batch)
-        with balance_losses(self.language_model) if self.network.balance_experts else nullcontext([]) as balance:
+        with balance_losses(self.language_model, collect=self.network.balance_experts) as balance:
             loss = target_loss(self.language_model, batch, packed=self.packed, head=self._head)
         # Weighted by targets, batches of any size add up to one mean over the step.
         total = loss.sum + loss.targets * balance[0] if balance else loss.sum
