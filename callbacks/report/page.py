@@ -33,7 +33,15 @@ from .page_tables import (
 )
 from .published_scores import PublishedComparison
 from .score_limits import limits_text
-from .text import cell_name, level_name, metric_name, overall_means, shared_instances_text, unscored_text
+from .text import (
+    cell_name,
+    intervals_text,
+    level_name,
+    metric_name,
+    overall_means,
+    shared_instances_text,
+    unscored_text,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_TEXT = 4000  # characters of a prompt or a prediction on the page; the middle of a longer one is left out
@@ -107,6 +115,7 @@ def _texts(report: SystemsReport) -> dict[str, Any]:
         "incomplete": [line for system in report.systems for line in _incomplete_lines(system)],
         "levels_note": LEVELS_NOTE if any(system.report.coverage for system in report.systems) else "",
         "not_counted": list(dict.fromkeys(name for system in report.systems for name in system.report.not_counted)),
+        "percent_intervals": intervals_text([system.report for system in report.systems]),
         "intervals": {system.name: _interval_text(system) for system in report.systems},
     }
 
@@ -209,7 +218,6 @@ def _comparison(comparison: Comparison, report: SystemsReport) -> dict[str, Any]
         "shared": shared_instances_text(comparison),
         "tasks": len(tasks),
         "significant": sum(difference.low > 0 or difference.high < 0 for difference in tasks),
-        "by_chance": max(round(len(tasks) / 20), 1),
         "table": difference_table(comparison),
     }
 

@@ -124,10 +124,18 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     return [*lines, *(f"| {' | '.join(map(escape_markdown, row))} |" for row in rows), ""]
 
 
+def intervals_text(reports: Sequence[ScoreReport]) -> str:
+    """Return a sentence that says what the intervals of some systems' scores cover."""
+    kinds = {
+        "bootstrap intervals over instances" if report.runs == 1 else f"t-intervals over {report.runs} runs"
+        for report in reports
+    }
+    return f"Percent, with 95% {' and '.join(sorted(kinds))}."
+
+
 def render_markdown(report: ScoreReport, title: str) -> str:
     """Return the report of one system as Markdown."""
-    over = "bootstrap intervals over instances" if report.runs == 1 else f"t-intervals over {report.runs} runs"
-    lines = [f"# {escape_markdown(title)}", "", f"Percent with 95% {over}.", ""]
+    lines = [f"# {escape_markdown(title)}", "", intervals_text([report]), ""]
     if missing := unscored_text(report):
         lines += [missing, ""]
     for limit in limits_text(report):
@@ -188,7 +196,8 @@ def render_systems_markdown(report: SystemsReport, title: str) -> str:
     lines = [f"# {escape_markdown(title)}", ""]
     if len(names) > 1:
         rows = [[cell_name(cell), *(percent(cells.get(cell)) for cells in by_cell)] for cell in every]
-        lines += ["Percent with 95% intervals.", "", *markdown_table(["", *names], rows)]
+        intervals = intervals_text([system.report for system in report.systems])
+        lines += [intervals, "", *markdown_table(["", *names], rows)]
     for comparison in report.comparisons:
         lines += _comparison_lines(comparison)
     for system in report.systems:
@@ -219,7 +228,8 @@ def interval_text(difference: Difference) -> str:
 def shared_instances_text(comparison: Comparison) -> str:
     """Return a sentence that names the test, a paired bootstrap, and counts its instances and those left out.
 
-    Left out are instances that only one of the two systems was evaluated on.
+    Left out are instances that only one of the two systems was evaluated on. A second sentence says what the intervals
+    cover, since those of the two scores may be over seeds.
     """
     left_out = [
         f"{count:,} of {name} alone"
@@ -227,4 +237,5 @@ def shared_instances_text(comparison: Comparison) -> str:
         if count
     ]
     text = f"Paired bootstrap over the {comparison.shared:,} instances that both systems were evaluated on"
-    return f"{text}; left out: {' and '.join(left_out)}." if left_out else f"{text}."
+    text += f"; left out: {' and '.join(left_out)}." if left_out else "."
+    return f"{text} Scores of repeated runs are averaged; intervals cover other instances, not other training seeds."

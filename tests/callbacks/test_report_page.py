@@ -139,6 +139,24 @@ def test_runs_of_unlike_skill_differ_and_a_run_does_not_differ_from_itself(tmp_p
     assert all(name in markdown for name in runs)
 
 
+def test_the_report_says_what_its_intervals_cover(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"run{i}", tasks=2, shots=(0, 2), skill=0.3 + i / 10, seed=i) for i in range(4)]
+    single, seeds, other = folders[0], Path(f"{folders[0]},{folders[1]}"), Path(f"b={folders[2]},{folders[3]}")
+    covers = "Scores of repeated runs are averaged; intervals cover other instances, not other training seeds."
+
+    report = report_of(seeds, other)
+    page, markdown = " ".join(render_page(report, "A report").split()), render_systems_markdown(report, "A report")
+    assert "Super-NaturalInstructions. Percent, with 95% t-intervals over 2 runs." in page
+    assert "comparisons: of 4 differences of tasks, " in page  # two tasks at two numbers of shots
+    assert " 0, which one in twenty does by chance." in page
+    assert markdown.count("Percent, with 95% t-intervals over 2 runs.") == 3  # of both together, and of each
+    assert covers in page
+    assert covers in markdown
+
+    mixed = render_systems_markdown(report_of(single, other), "A report")
+    assert "Percent, with 95% bootstrap intervals over instances and t-intervals over 2 runs." in mixed
+
+
 def test_a_run_without_predictions_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `crosstask test` first"):
         main(["report", str(tmp_path)])

@@ -9,7 +9,7 @@ import pytest
 from doc_pages import PAGES, ROOT, code_of
 
 RECIPES = ROOT / "configs"
-TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"runs"}
+TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"runs", "build"}
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"[\w*.-]+(?:/[\w*.-]+)+|\b\w+\.py\b")
