@@ -10,10 +10,14 @@ import torch
 import yaml
 from transformers import PreTrainedConfig
 
+from ...datamodules import InstructionTuningDataModule
 from ...datamodules.hub_names import with_revision
+from ...datamodules.messages import counted
 from ...datamodules.pretrained_weights import read_config
+from ...lightning_modules import InstructionTuningModule
 from ...lightning_modules.attention.isolation_checks import padded_attention
 from ...lightning_modules.models import language_model_class, packing_obstacle
+from ...lightning_modules.named_classes import imported
 from .config_names import INSTALLED
 
 DEFAULT = INSTALLED / "run" / "default.yaml"
@@ -88,7 +92,7 @@ def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[str]:
 def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
     """Choose row length, rows per step, attention and packing from the model and the devices, unless they are set.
 
-    Only runs of instruction tuning are changed.
+    Only runs of instruction tuning are changed, also those of a user's subclasses with these arguments.
 
     Args:
         settings: Parsed settings of trainer, model and data; changed in place.
@@ -98,8 +102,8 @@ def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
         A sentence about each choice, to be printed.
     """
     trainer, model, data = (settings.get(part) for part in ("trainer", "model", "data"))
-    kinds = [str((part or {}).get("class_path")).rpartition(".")[2] for part in (model, data)]
-    if trainer is None or kinds != ["InstructionTuningModule", "InstructionTuningDataModule"]:
+    tunes = _is_a(model, InstructionTuningModule) and _is_a(data, InstructionTuningDataModule)
+    if trainer is None or not tunes or not all(name in data["init_args"] for name in ("rows", "evaluation")):
         return []
     chosen = []
     if (config := _model_config(model["init_args"])) is not None:
@@ -110,10 +114,15 @@ def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
         per_step, batches = rows_of_step(length, process_count(trainer))
         data["init_args"]["rows"]["per_step"], trainer["accumulate_grad_batches"] = per_step, batches
         chosen.append(
-            f"A step has {per_step} rows of {length} tokens in {batches} batches: --data.rows.length, "
-            "--data.rows.per_step and --trainer.accumulate_grad_batches set others."
+            f"A step has {per_step} rows of {length} tokens in {counted(batches, 'batch', 'batches')}: "
+            "--data.rows.length, --data.rows.per_step and --trainer.accumulate_grad_batches set others."
         )
     return chosen
+
+
+def _is_a(part: Any, base: type) -> bool:
+    """Return whether the settings of a model or of data name a class or one of its subclasses."""
+    return bool(part) and issubclass(imported(part["class_path"], "class_path"), base)
 
 
 def log_interval(max_steps: int) -> int:

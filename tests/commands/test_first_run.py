@@ -188,6 +188,36 @@ def test_rows_fit_the_model_unless_they_are_given(words: list[str]) -> None:
     assert rows["length"] == 100
 
 
+OWN_CLASSES = """
+from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.lightning_modules import InstructionTuningModule
+
+
+class MyData(InstructionTuningDataModule):
+    pass
+
+
+class MyModule(InstructionTuningModule):
+    pass
+"""
+
+
+def test_rows_fit_the_model_for_subclasses_of_ones_own(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_package.py").write_text(OWN_CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--model=my_package.MyModule", "--data=my_package.MyData", *words[1:]]
+    run = LinkedCLI([*options, "--trainer.max_steps=1"], run=False)
+    assert type(run.datamodule).__name__ == "MyData"
+    settings = run.settings
+    assert settings["data"]["init_args"]["rows"]["length"] == settings["model"]["init_args"]["row_length"] == 256
+    assert run.defaults == [
+        "A step has 16 rows of 256 tokens in 1 batch: --data.rows.length, --data.rows.per_step and "
+        "--trainer.accumulate_grad_batches set others."
+    ]
+
+
 def test_a_model_that_cannot_be_packed_trains_on_one_document_a_row(words: list[str], tmp_path: Path) -> None:
     model = tmp_path / "files/llama"
     (model / "model.safetensors").unlink()
