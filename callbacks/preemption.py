@@ -117,7 +117,7 @@ class Preemption(Callback):
         self.preempted = True
         folder = checkpoint_folder(trainer)
         assert folder is not None
-        trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         rank_zero_info(f"preempted at step {trainer.global_step}: saved {folder / 'last.ckpt'}")
         received = trainer.strategy.broadcast(self._received)  # another process than the first one may have it alone
         out_of_time = trainer.strategy.reduce_boolean_decision(self._received == signal.SIGUSR1, all=False)

@@ -133,7 +133,8 @@ def check_devices() -> Iterator[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("ok", "CPU", f"{cores} cores, {torch.get_num_threads()} threads of torch {torch.__version__}")
+    threads = counted(torch.get_num_threads(), "thread")
+    yield Finding("ok", "CPU", f"{counted(cores, 'core')}, {threads} of torch {torch.__version__}")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             yield from _check_gpu(number)
@@ -257,7 +258,7 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     elif not Path(data).is_dir():
         yield Finding("note", "CROSSTASK_DATA", f"{data} is no folder", "export CROSSTASK_DATA=/path/to/the/data")
     else:
-        yield Finding("ok", "CROSSTASK_DATA", f"{data}: {len(list(Path(data).iterdir()))} files and folders")
+        yield Finding("ok", "CROSSTASK_DATA", f"{data}: {counted(len(list(Path(data).iterdir())), 'entry', 'entries')}")
     if not configs_folder().is_dir():
         out = f"unset {VARIABLE}, or name a folder of configurations"
         yield Finding("broken", VARIABLE, f"{configs_folder()} is no folder", out)

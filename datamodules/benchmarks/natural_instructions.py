@@ -73,7 +73,7 @@ class NaturalInstructions(Benchmark):
             raise ValueError(f"split must be one of {list(SPLIT_FILES)}, got {split!r}")
         if self.splits is None:
             return sorted(self._available()) if split == "train" else []
-        folder = existing_folder(self.splits, "the split lists")
+        folder = existing_folder(self.splits, "the split lists (without lists, set `splits` to '': every task trains)")
         path = folder / SPLIT_FILES[split]
         if split == "validation" and not path.exists():
             return []

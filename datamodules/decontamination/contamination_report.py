@@ -21,6 +21,7 @@ import numpy as np
 from ..atomic_files import whole_file
 from ..benchmarks.levels.dataset_identities import shipped_identities
 from ..benchmarks.levels.overlap_decisions import COLUMNS, DECISIONS, decision_rows
+from ..messages import counted
 from ..visible_text import escape_markdown, markdown_code
 from .overlap import EvaluationIndex, TaskOverlap
 
@@ -127,10 +128,11 @@ def _pair(index: EvaluationIndex, overlap: TaskOverlap, number: int, hit: int, e
 def summary(report: ContaminationReport) -> str:
     """Return the report's numbers in a few sentences."""
     return (
-        f"{report.evaluation_examples:,} examples of {report.evaluation_tasks:,} evaluation tasks against "
-        f"{report.train_examples:,} examples of {report.train_tasks:,} training tasks: {report.contaminated:,} "
-        f"evaluation examples share a run of {report.n} words with training. {report.short:,} are shorter than "
-        f"{report.n} words and cannot be compared. {len(report.pairs):,} pairs of tasks are above "
+        f"{counted(report.evaluation_examples, 'example')} of {counted(report.evaluation_tasks, 'evaluation task')} "
+        f"against {counted(report.train_examples, 'example')} of {counted(report.train_tasks, 'training task')}: "
+        f"{counted(report.contaminated, 'evaluation example shares', 'evaluation examples share')} a run of "
+        f"{report.n} words with training. {counted(report.short, 'is', 'are')} shorter than {report.n} words and "
+        f"cannot be compared. {counted(len(report.pairs), 'pair of tasks is', 'pairs of tasks are')} above "
         f"{report.threshold:.1%}."
     )
 

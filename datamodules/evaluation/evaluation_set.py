@@ -123,6 +123,8 @@ def _nothing_left(
         too_small: Training tasks that hold out no example, with the numbers.
         share: Largest share of a training task's examples that it holds out.
     """
+    if not tasks:
+        return f"the benchmark lists no task in the split {split}: list one there, or evaluate another stage"
     if too_small and share:
         without = f", or set {OPTION}.validation to 0" if split == "validation" else ""
         return (

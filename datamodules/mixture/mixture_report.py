@@ -122,7 +122,7 @@ def mixture_report(
             nodes += [node(tasks[i].name, 3, [i]) for i in in_category]
     absent = absent_benchmarks(rules, {task.benchmark for task in tasks})
     without = [f"no training task is of {', '.join(absent)}: the others share what the rules give it"] if absent else []
-    warnings = without + _warnings([line for line in nodes if line.depth == 3], draws)
+    warnings = without + _warnings(tasks, [line for line in nodes if line.depth == 3], draws)
     return MixtureReport(nodes, warnings, _licences(tasks))
 
 
@@ -145,7 +145,7 @@ def _grouped(members: Sequence[int], key: Callable[[int], str]) -> dict[str, lis
     return groups
 
 
-def _warnings(lines: Sequence[MixtureLine], draws: float) -> list[str]:
+def _warnings(tasks: Sequence[TaskSize], lines: Sequence[MixtureLine], draws: float) -> list[str]:
     warnings = []
     if never := [line.name for line in lines if line.draws < 0.5]:
         warnings.append(
@@ -155,8 +155,15 @@ def _warnings(lines: Sequence[MixtureLine], draws: float) -> list[str]:
     if often := sorted((line for line in lines if line.epochs > MANY_EPOCHS), key=lambda line: -line.epochs):
         named = [f"{line.name} ({line.epochs:,.0f} times over {counted(line.examples, 'example')})" for line in often]
         warnings.append(
-            f"{len(often)} of {len(lines)} tasks are drawn more than {MANY_EPOCHS} times over: {some(named)}; give "
-            "their benchmark a smaller share (mixture.proportions, mixture.extra), raise mixture.cap, or train fewer "
-            "steps"
+            f"{len(often)} of {len(lines)} tasks are drawn more than {MANY_EPOCHS} times over: {some(named)}; "
+            f"{_ways_to_fewer_draws(tasks)}"
         )
     return warnings
+
+
+def _ways_to_fewer_draws(tasks: Sequence[TaskSize]) -> str:
+    """Return what a user can change so that tasks are drawn less often: a share or a cap needs others that gain."""
+    share = "give their benchmark a smaller share (mixture.proportions, mixture.extra)"
+    shares = [share] if len({task.benchmark for task in tasks}) > 1 else []
+    caps = ["raise mixture.cap"] if len({task.examples for task in tasks}) > 1 else []
+    return ", ".join([*shares, *caps, "or train fewer steps"]).removeprefix("or ")

@@ -1,5 +1,6 @@
 """A run that is asked to stop anywhere, and goes on as if it had not been."""
 
+import logging
 import signal
 from pathlib import Path
 
@@ -16,13 +17,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
 
 
 @pytest.mark.parametrize(("step", "within"), [(1, "training"), (2, "validation")])
-def test_a_run_that_was_terminated_ends_as_an_undisturbed_one(recipe: Path, step: int, within: str) -> None:
+def test_a_run_that_was_terminated_ends_as_an_undisturbed_one(
+    recipe: Path, step: int, within: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     handler = signal.getsignal(signal.SIGUSR1)
     folder, name = recipe.parent, f"{within}_{step}"
     assert run(recipe, f"{name}-0", *signalled(step, within)) == 128 + signal.SIGUSR1
     assert signal.getsignal(signal.SIGUSR1) == handler
     saved = torch.load(folder / name / "last.ckpt", weights_only=False)["global_step"]
     assert saved == step + (within == "training")
+    assert "weights_only" not in caplog.text  # Lightning's sentence on a choice that is not the user's
     assert run(recipe, f"{name}-1") == 0
     expected, found = logged(folder, ["undisturbed"]), logged(folder, [f"{name}-0", f"{name}-1"])
     assert [step for step, key in expected if key == "train/loss"] == [0, 1, 2, 3]

@@ -1,6 +1,7 @@
 """`crosstask doctor` names what is broken, with the way out, and says so by its exit status."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def test_a_whole_machine_has_nothing_broken(capsys: pytest.CaptureFixture[str], 
     main(["doctor", "--cache", str(tmp_path / "store"), "--root", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "nothing is broken"
+    assert not [line for line in lines if re.search(r"\b1 (cores|threads|entries)\b", line)]
     topics = {line[8:].partition(":")[0] for line in lines if not line.startswith(" ")}
     assert {"python", "packages", "CPU", "store", "runs", "temporary files", "models"} <= topics
 

@@ -112,3 +112,12 @@ def test_a_file_without_a_usable_example_names_the_reason(tmp_path: Path, make_d
     blank.prepare_data()
     with pytest.raises(ValueError, match=r"no training task has an example that could train: blank \(\w.+\)$"):
         blank.setup("fit")
+
+
+def test_a_benchmark_without_test_tasks_is_not_told_to_raise_their_instances(
+    tmp_path: Path, make_datamodule: Any
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/few.jsonl").write_text("".join(f'{{"input": "{i}", "output": "{i}"}}\n' for i in range(20)))
+    with pytest.raises(ValueError, match=r"^the benchmark lists no task in the split test: list one there, or"):
+        make_datamodule(benchmark=str(tmp_path)).setup("test")

@@ -227,7 +227,8 @@ def test_an_unknown_task_is_answered_with_the_nearest(folder: Path) -> None:
 
 def test_missing_folders_are_named_as_far_as_they_exist(folder: Path) -> None:
     missing = folder / "nowhere" / "superni"
-    with pytest.raises(ValueError, match=re.escape(f"no folder {missing}/splits/default, where the split lists")):
+    expected = f"no folder {missing}/splits/default, where the split lists (without lists, set"
+    with pytest.raises(ValueError, match=re.escape(expected)):
         NaturalInstructions(str(missing)).task_names("train")
     with pytest.raises(ValueError, match=re.escape(f"the path exists as far as {folder}")):
         NaturalInstructions(str(missing)).task("task1_rhyme")

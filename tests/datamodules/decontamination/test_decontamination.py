@@ -183,6 +183,10 @@ def test_pairs_above_one_percent_are_reported_with_their_words() -> None:
     assert (pair.train, pair.evaluation, pair.hit, pair.examples) == ("a", "asked", 3, 200)
     assert (found.short, found.contaminated, found.train_examples) == (1, 3, 5)
     page = markdown(found)
+    assert (
+        "211 examples of 3 evaluation tasks against 5 examples of 2 training tasks: 3 evaluation examples share a run "
+        "of 13 words with training. 1 is shorter than 13 words and cannot be compared. 1 pair of tasks is above 1.0%."
+    ) in page
     assert "a -> asked: 3 of 200 (1.5%)" in page
     shown = re.search(r"`copy` and `3`: (.*)", page)
     assert shown

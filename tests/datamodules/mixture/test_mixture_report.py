@@ -1,6 +1,7 @@
 """A mixture as a tree."""
 
 import numpy as np
+import pytest
 
 from crosstask.datamodules.mixture.mixture_report import mixture_report
 from crosstask.datamodules.mixture.proportions import MixtureRules, TaskSize, task_rates
@@ -49,6 +50,15 @@ def test_a_task_that_is_drawn_many_times_over_is_warned_of() -> None:
         "smaller share (mixture.proportions, mixture.extra), raise mixture.cap, or train fewer steps"
     )
     assert mixture_report(tasks, rates, draws=2 * 26 * 20).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "way"), [([26], "train fewer steps"), ([26, 30], "raise mixture.cap, or train fewer steps")]
+)
+def test_a_task_without_others_that_gain_is_told_what_helps(sizes: list[int], way: str) -> None:
+    tasks = [TaskSize(f"task{size}", "mine", "a", size) for size in sizes]
+    (warning,) = mixture_report(tasks, task_rates(tasks, MixtureRules()), draws=10_000).warnings
+    assert warning.partition("; ")[2] == way
 
 
 def test_it_prints_in_columns() -> None:
