@@ -10,6 +10,7 @@ from rich.console import Console
 from ..datamodules.atomic_files import write_whole
 from ..datamodules.base import run_data
 from ..datamodules.schema import Stage
+from ..datamodules.visible_text import terminal_text
 from ..lightning_modules.evaluation.aggregation import scored_instances
 from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter
@@ -78,7 +79,7 @@ class GeneralizationReport(Callback):
         console.print(render_terminal(report, title))
         if coverage is not None:
             console.print(terminal_coverage(coverage))
-        console.print(f"categories and tasks: {folder / 'report.md'}")
+        console.print(terminal_text(f"categories and tasks: {folder / 'report.md'}"), soft_wrap=True, highlight=False)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write report.html. All callbacks have ended the stage by now, so that the predictions are on disk."""
@@ -97,4 +98,5 @@ class GeneralizationReport(Callback):
                 SystemsReport(name, "category", [system], [], examples), f"Generalization report, {name}"
             )
             write_whole(folder / "report.html", page)
-            Console().print(f"HTML page: {folder / 'report.html'}")
+            line = terminal_text(f"HTML page: {folder / 'report.html'}")
+            Console().print(line, soft_wrap=True, highlight=False)

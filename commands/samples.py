@@ -244,4 +244,4 @@ def _write_lines(path: Path, records: Sequence[Mapping[str, Any]], skipped: Mapp
     if path.exists() and path.read_bytes() != text.encode():
         raise ValueError(f"{path} holds other {path.stem}, to which responses may exist: name another output")
     write_whole(path, text)
-    Console(soft_wrap=True).print(f"{path}: {len(records)} {path.stem}; not sampled: {dict(skipped) or 'none'}")
+    _print(f"{path}: {len(records):,} {path.stem}; not sampled: {dict(skipped) or 'none'}")

@@ -36,7 +36,7 @@ def score_progress(console: Console, name: str, items: str, total: int) -> Calla
             last = now
             left = (total - done) * (now - began) / max(done - first, 1) / 60
             line = f"{name}: {done:,} of {total:,} {items}, some {left:.0f} minutes left"
-            console.print(terminal_text(line), highlight=False)
+            console.print(terminal_text(line), soft_wrap=True, highlight=False)
 
     return progress
 
@@ -52,5 +52,5 @@ def finished_scores(console: Console, files: Mapping[str, ScoreFiles[Any]]) -> d
     if unfinished := [name for name, of_model in scores.items() if of_model is None]:
         names = ", ".join(unfinished)
         line = f"other processes still score with {names}; the one that finishes the last batch writes the report"
-        console.print(terminal_text(line), highlight=False)
+        console.print(terminal_text(line), soft_wrap=True, highlight=False)
     return None if unfinished else {name: of_model for name, of_model in scores.items() if of_model is not None}

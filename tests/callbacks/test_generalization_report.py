@@ -117,6 +117,15 @@ def test_the_report_is_printed_and_written_after_test(tmp_path: Path, capsys: py
     assert page.count("1 unread") == page.count("1 instance of 1 task: copy (1 of 2)") == 1
 
 
+def test_paths_are_printed_whole_on_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that a terminal's width breaks cannot be copied, and rich would read [bold] as markup."""
+    folder = tmp_path / "[bold]" / ("long" * 30)
+    trainer(folder).test(Parrot(), Data(), verbose=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert f"categories and tasks: {folder}/report/test/report.md" in printed
+    assert f"HTML page: {folder}/report/test/report.html" in printed
+
+
 @pytest.mark.parametrize("stage", ["validation", "test", "predict"])
 def test_predictions_are_one_line_each_in_the_order_of_the_examples(tmp_path: Path, stage: str) -> None:
     run = trainer(tmp_path)
