@@ -80,7 +80,7 @@ def print_plan(plan: "ResourcePlan") -> None:
     from ..lightning_modules.planning.resource_plan import GIB
 
     layout, shape = plan.layout, plan.shape
-    table = Table(title=f"One of {layout.devices} devices, GiB; recomputed:", title_justify="left")
+    table = Table(title=f"One of {counted(layout.devices, 'device')}, GiB; recomputed:", title_justify="left")
     for column in ("", *map(_named, plan.memories)):
         table.add_column(column, justify="left" if not column else "right")
     for name in Memory._fields:
@@ -148,7 +148,7 @@ def print_outer(plan: "ResourcePlan") -> None:
     passes, share = outer.passes, outer.flops / outer.inner_steps / plan.flops
     print(
         f"an outer step every {outer.inner_steps} steps ({passes.method}), {share:.0%} of the operations: "
-        f"{passes.outer} passes of {outer.rows} outer rows and {passes.inner + passes.frozen} of the inner batch, with "
-        f"{passes.vectors} vectors of theta's size"
+        f"{counted(passes.outer, 'pass', 'passes')} of {counted(outer.rows, 'outer row')} and "
+        f"{passes.inner + passes.frozen} of the inner batch, with {counted(passes.vectors, 'vector')} of theta's size"
     )
     print(f"phi with its moments: {outer.instruction / GIB:.2f} GiB ({MOST_TASKS} tasks, if it has a row for each)")

@@ -319,8 +319,8 @@ class BenchmarkDataModule(ResumableStream):
         steps = self._epoch_steps()
         if self.trainer.max_steps not in (-1, steps):
             raise ValueError(
-                f"epochs = {self.epochs:g} are {steps} steps and trainer.max_steps is {self.trainer.max_steps}: give "
-                "one of them (--trainer.max_steps -1 takes back that of a recipe)"
+                f"epochs = {self.epochs:g} are {counted(steps, 'step')} and trainer.max_steps is "
+                f"{self.trainer.max_steps}: give one of them (--trainer.max_steps -1 takes back that of a recipe)"
             )
         self.trainer.fit_loop.epoch_loop.max_steps = steps
         rank_zero_info(f"epochs = {self.epochs:g}: {counted(steps, 'optimizer step')}")

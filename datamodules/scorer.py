@@ -134,8 +134,9 @@ class ScorerDataModule(StoredDataModule):
         groups = instruction_groups(stored, self.row_kind)
         if groups.cut:
             rank_zero_info(
-                f"{groups.cut} instructions do not fit into a row of {self.rows.length} columns with all their "
-                f"responses, which are compared in parts; rows.length = {groups.longest} keeps all together"
+                f"{counted(groups.cut, 'instruction does', 'instructions do')} not fit into a row of "
+                f"{self.rows.length} columns with all responses, which are compared in parts; rows.length = "
+                f"{groups.longest} keeps all together"
             )
         if groups.left_out:
             rank_zero_info(
