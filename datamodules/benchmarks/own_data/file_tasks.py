@@ -94,11 +94,6 @@ class FileTasks(Benchmark):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
         if not any(self._sources.values()):
             lines = self.unread_lines()
-            if any((expanded(self.source) / "tasks").glob("task*.json")):
-                raise ValueError(
-                    f"no task in {self.source}: its tasks/task*.json are those of Super-NaturalInstructions, which "
-                    f"another reader reads: --data.benchmark NaturalInstructions --data.benchmark.folder {self.source}"
-                )
             raise ValueError(
                 f"no task in {self.source}{': ' + lines[0] if lines else ''}; expected files of rows "
                 f"({', '.join(SUFFIXES)}), in the folder or in train, validation and test; of folders within folders, "

@@ -4,10 +4,11 @@ from pathlib import Path
 
 LAYOUTS = {
     "splits/default/train_tasks.txt": ("NaturalInstructions", "folder"),
+    "tasks/task*.json": ("NaturalInstructions", "folder"),  # without the lists
     "bigbench/benchmark_tasks": ("BigBench", "source"),
     "cot-prompts": ("BigBenchHard", "folder"),
 }
-"""For a path in a clone of a published benchmark, its reader and the argument that takes the folder."""
+"""For a path or a pattern in a clone of a published benchmark, its reader and the argument that takes the folder."""
 
 
 def reader_hint(folder: Path) -> str:
@@ -17,7 +18,7 @@ def reader_hint(folder: Path) -> str:
     ''
     """
     for path, (reader, argument) in LAYOUTS.items():
-        if (folder / path).exists():
+        if any(folder.glob(path)):
             options = f"--data.benchmark {reader} --data.benchmark.{argument} {folder}"
             return f"; it is a folder of {reader}: give `{options}`"
     return ""

@@ -171,6 +171,7 @@ def test_a_task_is_its_own_category_or_what_is_said(folder: Path) -> None:
     ("path", "options"),
     [
         ("splits/default/train_tasks.txt", "--data.benchmark NaturalInstructions --data.benchmark.folder {}"),
+        ("tasks/task001_rhyme.json", "--data.benchmark NaturalInstructions --data.benchmark.folder {}"),
         ("bigbench/benchmark_tasks/gsm/task.txt", "--data.benchmark BigBench --data.benchmark.source {}"),
         ("cot-prompts/navigate.txt", "--data.benchmark BigBenchHard --data.benchmark.folder {}"),
     ],

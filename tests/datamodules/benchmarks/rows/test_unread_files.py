@@ -134,11 +134,3 @@ def test_rows_of_no_template_are_counted(tmp_path: Path) -> None:
     reader = PromptSource(str(tmp_path / "templates"), rows_folder=str(tmp_path / "rows"), original_task=False)
     assert reader.task_names("train") == ["sums"]
     assert set(reader.unread_lines()[0].partition(": ")[2].split(", ")) == {"1 train/*.jsonl", "1 dev/*.jsonl"}
-
-
-def test_a_folder_of_super_natural_instructions_is_told_its_reader(tmp_path: Path) -> None:
-    write(tmp_path, "tasks/task001_rhyme.json", "splits/default/train_tasks.txt")
-    with pytest.raises(
-        ValueError, match=rf"--data\.benchmark NaturalInstructions --data\.benchmark\.folder {tmp_path}$"
-    ):
-        FileTasks(str(tmp_path)).task_names("train")
