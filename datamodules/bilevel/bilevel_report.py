@@ -69,6 +69,7 @@ class BilevelReport:
         inner_steps: Inner steps per outer step.
         repeated_pools: Number of inner tasks with fewer instances than exemplars, so that some exemplars are repeated.
         fewer_demonstrations: Number of outer tasks with fewer demonstrations than the prompt has room for.
+        truncated: Number of instances and exemplars that are too long, by what they are cut to.
         fewer_exemplars: Number of inner tasks with fewer exemplars than demonstrations in a prompt; None if exemplars
             are not chosen as demonstrations.
         unused: Number of inner instances that cannot serve as exemplars, by reason, if exemplars are chosen as
@@ -82,6 +83,7 @@ class BilevelReport:
     inner_steps: int
     repeated_pools: int = 0
     fewer_demonstrations: int = 0
+    truncated: Mapping[str, int] = field(default_factory=dict)
     fewer_exemplars: int | None = None
     unused: Mapping[str, int] = field(default_factory=dict)
 
@@ -100,6 +102,7 @@ class BilevelReport:
             ("outer instances", f"{self.outer.instances:,}"),
             ("inner tasks that repeat exemplars", f"{self.repeated_pools:,}"),
             ("outer tasks with fewer demonstrations", f"{self.fewer_demonstrations:,}"),
+            *((kind, f"{count:,}") for kind, count in self.truncated.items()),
             *chosen,
             ("training instances skipped", _by_reason(self.skipped)),
             ("inner steps in an epoch", f"{self.steps:,}"),

@@ -24,6 +24,7 @@ from .exemplars import InstructionInputs
 from .instance_rows import LanguageRows
 from .level_instances import Instance, ShuffledEpochs, instances_of
 from .level_rows import InnerBatch, LevelRows, TextSettings
+from .truncated_instances import count_truncated
 
 
 class BilevelBatch(NamedTuple):
@@ -116,6 +117,7 @@ class BilevelPlan:
             self.inner_steps,
             repeated_pools=self.repeated,
             fewer_demonstrations=fewer if few_shot is None else few_shot.fewer_outer,
+            truncated=count_truncated(self.rows),
             fewer_exemplars=None if few_shot is None else few_shot.fewer_inner,
             unused={} if few_shot is None else few_shot.unused,
         )

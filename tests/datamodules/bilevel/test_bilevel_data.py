@@ -11,6 +11,7 @@ from bilevel_runs import INNER_STEPS, TASK, Make, planned, texts, trainer
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_exemplars, exemplar_texts
 from crosstask.datamodules.bilevel.instance_rows import cut_source
+from crosstask.datamodules.bilevel.level_instances import Instance
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.bilevel.presets import choices
 from crosstask.datamodules.packing.replicas import Replicas
@@ -253,3 +254,31 @@ def test_skipped_instances_are_reported(make_bilevel: Make, monkeypatch: pytest.
     monkeypatch.setattr(NaturalInstructions, "examples", examples)
     datamodule = planned(make_bilevel, instances={"train": 60})
     assert dict(datamodule.report().lines())["training instances skipped"].endswith(" unreadable")
+
+
+@pytest.mark.parametrize("seq2seq", [False, True])
+def test_what_is_too_long_is_counted(make_bilevel: Make, seq2seq: bool) -> None:
+    length = 34
+    datamodule = planned(make_bilevel, seq2seq, rows={"length": 90}, instructions={"exemplars": 2, "length": length})
+    report, plan = dict(datamodule.report().lines()), datamodule.plan
+    assert plan is not None
+    rows = plan.rows
+
+    def too_long(tasks: Any, room: int) -> int:
+        prompts = [
+            rows.prompt(tasks, Instance(n, i)) for n, (_, examples) in enumerate(tasks) for i in range(len(examples))
+        ]
+        made = rows.preparation.tokenize(prompts)
+        if seq2seq:
+            return sum(each.n_source > room or len(each.input_ids) - each.n_source > 24 for each in made)
+        return sum(len(each.input_ids) > room for each in made)
+
+    texts = ["".join(exemplar_texts(example)) for _, examples in rows.inner for example in examples]
+    encoded = datamodule.preparation.tokenizer(texts, add_special_tokens=False).input_ids
+    counts = {
+        "inner instances cut to a row": too_long(rows.inner, 90 - length),
+        "outer instances cut to a row": too_long(rows.outer, 90),
+        f"inner instances cut to {length} tokens as exemplars": sum(len(ids) > length for ids in encoded),
+    }
+    assert {name: int(report[name]) for name in counts} == counts
+    assert all(0 < counts[name] < len(texts) for name in counts if name.startswith("inner"))
